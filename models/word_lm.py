@@ -182,6 +182,11 @@ def planned_schedule(options, steps_per_epoch, epochs):
     if options.schedule == "ramp":
         ramp = (begin + end) // 2 if options.ramp_step is None else options.ramp_step
         schedule = bs.ThresholdRamp(begin, ramp, end, 1.0, 1.5, frequency)
+    if options.min_sparsity is None and options.target < 0.5:
+        raise ValueError(
+            f"--target {options.target}: convert() leaves layers dense of which less than half is zero. Give a target "
+            "of 0.5 or more, or --min-sparsity 0 to convert all the same."
+        )
     # The same checks that pruning itself makes, before the dense model is trained.
     bs.prune_blocks(layers.Dense(1), options.block_shape, schedule, group_lasso=options.group_lasso, train_steps=total)
     return schedule
@@ -217,7 +222,9 @@ class Run:
             text.load_directory(options.data) if options.data else text.load_king_james(self.preset.max_vocabulary)
         )
         streams = self.preset.batch_size, self.preset.num_steps
-        steps_in(self.corpus.valid, *streams)  # raises if the text is too short
+        for ids in (self.corpus.valid, self.corpus.test):
+            if ids is not None:
+                steps_in(ids, *streams)  # raises if the text is too short
         self.steps_per_epoch = self.preset.steps_per_epoch or steps_in(self.corpus.train, *streams)
         self.schedule = planned_schedule(options, self.steps_per_epoch, self.epochs)
         for name in ("dense", "block_sparse"):
@@ -266,13 +273,13 @@ class Run:
         options = self.options
         print(f"\n1. The dense baseline: {self.epochs} epochs of {self.steps_per_epoch} steps.")
         dense = self.train_dense()
+        bs.export(without_state(dense, self.preset), options.out / "dense")
         print(f"\n2. Its twin, pruned to {options.target:.0%} in blocks of {_by(options.block_shape)}.")
         pruned, history = self.train_pruned(dense)
         print("\n3. Convert, save, measure.", flush=True)
         scores = [self.perplexities(dense), self.perplexities(self.convert(pruned))]
         dense, pruned = (without_state(model, self.preset) for model in (dense, pruned))
         sparse = self.convert(pruned)
-        bs.export(dense, options.out / "dense")
         bs.export(sparse, options.out / "block_sparse")
         plot_pruning(sparse, history).savefig(options.out / "pruning.png", dpi=120)
         self.print_table(dense, sparse, scores)
@@ -340,7 +347,7 @@ def parse(arguments=None):
     pruning.add_argument("--end-step", type=int, help="default: 40 %% of the epochs")
     pruning.add_argument("--frequency", type=int, help="steps between updates; default: 100, or 10 an epoch")
     pruning.add_argument("--group-lasso", type=float, help="factor; default: none")
-    pruning.add_argument("--min-sparsity", type=float, default=0.5, help="layers below it stay dense (default: 0.5)")
+    pruning.add_argument("--min-sparsity", type=float, help="layers below it stay dense; default: as convert()")
     options = parser.parse_args(arguments)
     if options.epochs is not None and options.epochs < 1:
         parser.error(f"--epochs {options.epochs}: expected 1 or more epochs")

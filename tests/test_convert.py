@@ -6,6 +6,7 @@ from keras import layers
 
 import tf_blocksparse as bs
 from tf_blocksparse.blocks import BlockGrid
+from tf_blocksparse.convert import why_not
 from tf_blocksparse.pruning import pruned_weights
 
 TIME, FEATURES, WORDS = 6, 10, 40
@@ -116,7 +117,7 @@ def test_layers_that_would_not_gain_stay_dense_and_the_report_says_so():
     found = {w.path: (w.state, w.note) for w in bs.report(converted).weights}
     assert found["pruned/kernel"] == ("block-sparse", "")
     assert found["dense/kernel"][0] == "dense"
-    assert "sparsity 0.00 is below 0.50" in found["dense/kernel"][1]
+    assert "sparsity 0.00" in found["dense/kernel"][1]
     assert "Conv1D cannot be pruned" in found["conv/kernel"][1]
     x = inputs_of(model)
     assert_same_outputs(model, converted, x)
@@ -128,9 +129,22 @@ def test_a_constraint_that_needs_the_whole_matrix_keeps_a_layer_dense():
     )
     for layer in model.layers:
         layer.kernel.assign(np.where(np.arange(8) < 2, 1.0, 0.0) * np.ones((8, 1)))
-    converted = bs.convert(model, block_shape=2)
+    converted = bs.convert(model, block_shape=4, min_sparsity=0.1)
     assert [type(layer).__name__ for layer in converted.layers] == ["Dense", "BlockSparseDense"]
     assert "MaxNorm on kernel needs the whole matrix" in bs.report(converted).weights[0].note
+
+
+@pytest.mark.parametrize(
+    "block_shape,sparsity,expected",
+    [((4, 4), 0.6, True), ((4, 4), 0.4, False), ((2, 2), 0.6, True), ((1, 1), 0.9, False), ((1, 2), 0.98, True)],
+)
+def test_tiny_blocks_need_more_sparsity(block_shape, sparsity, expected):
+    layer = built(layers.Dense(80))
+    grid = BlockGrid((8, 80), block_shape)
+    kept = np.arange(grid.num_blocks) >= round(sparsity * grid.num_blocks)
+    layer.kernel.assign(np.asarray(grid.expand(kept.reshape(grid.mask_shape))).astype("float32"))
+    assert (why_not(layer, block_shape) is None) == expected
+    assert why_not(layer, block_shape, min_sparsity=0.1) is None
 
 
 def test_training_goes_on_as_the_masked_dense_model_would():
@@ -141,9 +155,8 @@ def test_training_goes_on_as_the_masked_dense_model_would():
         one.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
         one.fit(x, y, batch_size=4, shuffle=False, epochs=3, verbose=0)
     assert_same_outputs(model, converted, x)
-    first = [layer for layer in converted.layers if layer.name == "dense"] or [converted.layers[0]]
     np.testing.assert_allclose(
-        first[0].kernel.bsr().to_dense(), np.asarray(model.layers[0].kernel), rtol=1e-4, atol=1e-6
+        converted.layers[0].kernel.bsr().to_dense(), np.asarray(model.layers[0].kernel), rtol=1e-4, atol=1e-6
     )
 
 

@@ -25,7 +25,7 @@ def test_dense():
     out = report.weights[2]
     assert (out.shape, out.multiply_adds, out.dense_bytes, out.stored_bytes) == ((6, 10), 60, 240, 240)
     assert out.sparsity == pytest.approx(24 / 60)
-    assert "below 0.50" in out.note
+    assert "below" in out.note
 
 
 def test_converted():
@@ -78,7 +78,7 @@ def test_block_masks_and_picture(tmp_path):
         "out/kernel": (2, 3),
     }
     plot_pruning(model, history).savefig(tmp_path / "p.png")
-    plot_pruning(bs.convert(model), None).savefig(tmp_path / "c.png")
+    plot_pruning(bs.convert(model, min_sparsity=0.4), None).savefig(tmp_path / "c.png")
     assert (tmp_path / "p.png").stat().st_size > 5000
     with pytest.raises(ValueError, match="no mask to draw"):
         plot_pruning(model_with_zeros())

@@ -95,6 +95,7 @@ def test_validation_starts_from_zero_state(data, tiny, tmp_path):
     [
         (["--target", "1.0"], "target_sparsity.*1.0"),
         (["--target", "90"], r"Did you mean 0\.9"),
+        (["--target", "0.3"], "--min-sparsity 0"),
         (["--block-shape", "0"], "block_shape"),
         (["--block-shape", "4", "4", "4"], "block_shape"),
         (["--begin-step", "20", "--end-step", "10"], "after `begin_step`"),
