@@ -10,7 +10,7 @@ SOURCES := $(shell find tf_blocksparse/custom_ops/cc -type f) setup.py pyproject
 .PHONY: demo test cc-test lint bench clean
 
 demo: $(INSTALLED)
-	TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m models.word_lm
+	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m models.word_lm
 
 test: $(INSTALLED) cc-test
 	$(BIN)/python -m pytest -q --durations=10

@@ -69,8 +69,8 @@ class Preset:
 
 PRESETS = {
     "demo": Preset(
-        units=384, init_scale=0.1, dropout=0.0, num_steps=12, epochs=10, full_rate_epochs=5,
-        decay=0.7, clip_norm=5.0, batch_size=48, learning_rate=0.012, optimizer="adam",
+        units=384, init_scale=0.1, dropout=0.0, num_steps=12, epochs=8, full_rate_epochs=4,
+        decay=0.6, clip_norm=5.0, batch_size=48, learning_rate=0.012, optimizer="adam",
         max_vocabulary=3000, steps_per_epoch=100,
     ),
     "small": Preset(
@@ -271,10 +271,10 @@ class Run:
     def execute(self):
         """Trains, converts, saves, compares."""
         options = self.options
-        print(f"\n1. The dense baseline: {self.epochs} epochs of {self.steps_per_epoch} steps.")
+        print(f"\n1. The dense baseline: {self.epochs} epochs of {self.steps_per_epoch} steps.", flush=True)
         dense = self.train_dense()
         bs.export(without_state(dense, self.preset), options.out / "dense")
-        print(f"\n2. Its twin, pruned to {options.target:.0%} in blocks of {_by(options.block_shape)}.")
+        print(f"\n2. Its twin, pruned to {options.target:.0%} in blocks of {_by(options.block_shape)}.", flush=True)
         pruned, history = self.train_pruned(dense)
         print("\n3. Convert, save, measure.", flush=True)
         scores = [self.perplexities(dense), self.perplexities(self.convert(pruned))]
