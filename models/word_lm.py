@@ -70,7 +70,7 @@ class Preset:
 PRESETS = {
     "demo": Preset(
         units=384, init_scale=0.1, dropout=0.0, num_steps=12, epochs=8, full_rate_epochs=4,
-        decay=0.6, clip_norm=5.0, batch_size=48, learning_rate=0.012, optimizer="adam",
+        decay=0.7, clip_norm=5.0, batch_size=48, learning_rate=0.012, optimizer="adam",
         max_vocabulary=3000, steps_per_epoch=100,
     ),
     "small": Preset(
