@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from helpers import loop_blocks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers import loop_blocks
 from tf_blocksparse import blocks
 from tf_blocksparse.blocks import BlockGrid
 

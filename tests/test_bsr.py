@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import scipy.sparse
-from helpers import random_block_sparse
 
+from helpers import random_block_sparse
 from tf_blocksparse.block_pattern import best_block_shape
 from tf_blocksparse.blocks import BlockGrid
 from tf_blocksparse.bsr import BsrMatrix

@@ -1,10 +1,10 @@
 import keras
 import numpy as np
 import pytest
-from helpers import assert_close, random_block_sparse
 from keras import layers
 
 import tf_blocksparse as bs
+from helpers import assert_close, random_block_sparse
 from tf_blocksparse.blocks import BlockGrid
 from tf_blocksparse.convert import why_not
 from tf_blocksparse.pruning import pruned_weights

@@ -2,10 +2,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import assert_close, run_python
 from keras import layers
 
 import tf_blocksparse as bs
+from helpers import assert_close, run_python
 from tf_blocksparse.blocks import BlockGrid
 
 SERVE = """

@@ -2,9 +2,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import loop_blocks
 
 import tf_blocksparse as bs
+from helpers import loop_blocks
 from tf_blocksparse.blocks import BlockGrid
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from bsr_cases import assert_close, random_bsr
 
+from bsr_cases import assert_close, random_bsr
 from tf_blocksparse.custom_ops import block_sparse_gather, block_sparse_gather_reference
 from tf_blocksparse.custom_ops.library import ops
 

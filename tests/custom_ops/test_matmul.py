@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import scipy.sparse
 import tensorflow as tf
-from bsr_cases import assert_close, random_bsr
 
+from bsr_cases import assert_close, random_bsr
 from tf_blocksparse.custom_ops import block_sparse_matmul, block_sparse_matmul_reference
 from tf_blocksparse.custom_ops.library import ops
 

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import assert_close, random_block_sparse
 from keras import layers
 
 import tf_blocksparse as bs
+from helpers import assert_close, random_block_sparse
 from tf_blocksparse.blocks import BlockGrid
 
 BATCH, TIME, FEATURES = 3, 6, 10

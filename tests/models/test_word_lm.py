@@ -5,9 +5,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import run_python
 
 import tf_blocksparse as bs
+from helpers import run_python
 from models import comparison, language_modelling, word_lm
 
 TINY = dataclasses.replace(word_lm.PRESETS["demo"], units=16, batch_size=4, num_steps=5, epochs=2, steps_per_epoch=None)

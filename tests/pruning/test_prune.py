@@ -1,10 +1,10 @@
 import keras
 import numpy as np
 import pytest
-from helpers import run_python
 from keras import layers
 
 import tf_blocksparse as bs
+from helpers import run_python
 from tf_blocksparse.pruning import pruned_weights
 
 TIME, FEATURES = 5, 7

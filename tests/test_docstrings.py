@@ -1,0 +1,34 @@
+"""The examples in docstrings run and print what they say."""
+
+import doctest
+import importlib
+
+import keras
+import numpy as np
+import pytest
+
+import tf_blocksparse as bs
+
+MODULES = [
+    "blocks",
+    "bsr",
+    "custom_ops.gather",
+    "custom_ops.matmul",
+    "layers.block_sparse_dense",
+    "layers.block_sparse_embedding",
+    "layers.block_sparse_lstm",
+    "pruning.gradual_sparsity",
+    "pruning.prune",
+    "pruning.threshold_ramp",
+    "pruning.wrapper",
+    "regularizers",
+]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples(module):
+    module = importlib.import_module(f"tf_blocksparse.{module}")
+    names = {"np": np, "keras": keras, "GradualSparsity": bs.GradualSparsity}
+    result = doctest.testmod(module, extraglobs=names)
+    assert result.attempted > 0
+    assert result.failed == 0
