@@ -7,6 +7,7 @@
 """
 
 from tf_blocksparse import custom_ops as ops
+from tf_blocksparse import plots
 from tf_blocksparse.bsr import BsrMatrix
 from tf_blocksparse.convert import convert
 from tf_blocksparse.export import export
@@ -44,6 +45,7 @@ __all__ = [
     "convert",
     "export",
     "ops",
+    "plots",
     "prune_blocks",
     "report",
     "strip_pruning",
