@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 import tf_blocksparse as bs
@@ -229,6 +230,23 @@ def test_resume_is_bit_identical(tmp_path, suffix):
     for a, b in zip(pruned_weights(through), pruned_weights(resumed), strict=True):
         assert int(a.constraint.step) == int(b.constraint.step) == 48
         np.testing.assert_array_equal(a.constraint.block_mask, b.constraint.block_mask)
+
+
+def test_tf_checkpoint_restores_step_and_masks(tmp_path):
+    def fresh():
+        model = CASES["bidirectional"]()
+        return bs.prune_blocks(model, (4, 2), bs.GradualSparsity(0.8, 0, 40, frequency=3))
+
+    model = fresh()
+    model.compile("adam", "mse")
+    model.fit(*data_for(model), batch_size=2, verbose=0)
+    path = tf.train.Checkpoint(model=model).save(tmp_path / "checkpoint")
+    restored = fresh()
+    tf.train.Checkpoint(model=restored).restore(path).assert_existing_objects_matched()
+    for a, b in zip(pruned_weights(model), pruned_weights(restored), strict=True):
+        assert int(a.constraint.step) == int(b.constraint.step) == 24
+        np.testing.assert_array_equal(a.constraint.block_mask, b.constraint.block_mask)
+        np.testing.assert_array_equal(a.variable, b.variable)
 
 
 SCHEDULE = bs.GradualSparsity(0.5, 0, 10)
