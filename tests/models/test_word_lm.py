@@ -131,7 +131,8 @@ def test_interleaved_medians_takes_turns():
 
 def test_help_needs_no_data():
     out = run_python(
-        "import runpy, sys; sys.argv = ['word_lm', '--help']; runpy.run_module('models.word_lm', run_name='__main__')"
+        "import runpy, sys; sys.argv = ['word_lm', '--help']; runpy.run_module('models.word_lm', run_name='__main__')",
+        PYTHONPATH=str(ROOT),
     )
     assert "--block-shape" in out
 
