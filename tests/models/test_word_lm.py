@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import tf_blocksparse as bs
-from helpers import run_python
+from helpers import ROOT, run_python
 from models import comparison, language_modelling, word_lm
 
 TINY = dataclasses.replace(word_lm.PRESETS["demo"], units=16, batch_size=4, num_steps=5, epochs=2, steps_per_epoch=None)
