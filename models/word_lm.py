@@ -276,6 +276,8 @@ class Run:
         bs.export(without_state(dense, self.preset), options.out / "dense")
         print(f"\n2. Its twin, pruned to {options.target:.0%} in blocks of {_by(options.block_shape)}.", flush=True)
         pruned, history = self.train_pruned(dense)
+        # Before convert(), which refuses a model that would not gain: the training must not be lost.
+        without_state(pruned, self.preset).save(options.out / "pruned.keras")
         print("\n3. Convert, save, measure.", flush=True)
         scores = [self.perplexities(dense), self.perplexities(self.convert(pruned))]
         dense, pruned = (without_state(model, self.preset) for model in (dense, pruned))
