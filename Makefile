@@ -7,13 +7,17 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := $(shell find tf_blocksparse/custom_ops/cc -type f) setup.py pyproject.toml CMakeLists.txt
 
-.PHONY: demo test cc-test lint bench clean
+.PHONY: demo test test-all cc-test lint bench clean
 
 demo: $(INSTALLED)
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m models.word_lm
 
 test: $(INSTALLED) cc-test
-	$(BIN)/python -m pytest -q --durations=10
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --durations=10
+
+# The whole of the tables of which `make test` takes a part.
+test-all: $(INSTALLED) cc-test
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "" --durations=10
 
 cc-test: $(INSTALLED)
 	$(BIN)/cmake -S . -B $(BUILD) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \

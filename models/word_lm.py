@@ -188,8 +188,13 @@ def planned_schedule(options, steps_per_epoch, epochs):
             "of 0.5 or more, or --min-sparsity 0 to convert all the same."
         )
     # The same checks that pruning itself makes, before the dense model is trained.
-    bs.prune_blocks(layers.Dense(1), options.block_shape, schedule, group_lasso=options.group_lasso, train_steps=total)
+    bs.prune_blocks(layers.Dense(1), options.block_shape, schedule, regularizer=group_lasso(options), train_steps=total)
     return schedule
+
+
+def group_lasso(options):
+    """The regularizer that `--group-lasso` asks for, or None."""
+    return None if options.group_lasso is None else bs.BlockGroupLasso(options.group_lasso)
 
 
 def ramps(schedule, dense, options, steps_per_epoch, epochs):
@@ -253,7 +258,7 @@ class Run:
         schedule = self.schedule
         if options.schedule == "ramp":
             schedule = ramps(schedule, dense, options, self.steps_per_epoch, self.epochs)
-        bs.prune_blocks(model, options.block_shape, schedule, group_lasso=options.group_lasso)
+        bs.prune_blocks(model, options.block_shape, schedule, regularizer=group_lasso(options))
         compile_model(model, self.preset)
         history = bs.SparsityHistory(every=max(1, self.steps_per_epoch // 10))
         train(model, self.corpus, self.preset, self.epochs, [history, self._log("block_sparse")])

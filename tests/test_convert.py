@@ -71,7 +71,7 @@ def assert_same_outputs(a, b, x):
 
 @pytest.mark.parametrize("case", MODELS)
 def test_pruned_stripped_and_converted_models_agree(case, tmp_path):
-    model, x = trained(case, group_lasso=1e-5)
+    model, x = trained(case, regularizer=bs.BlockGroupLasso(1e-5))
     before = model.get_weights()
     expected = outputs(model, x)
     from_pruned = bs.convert(model)
@@ -118,7 +118,7 @@ def test_layers_that_would_not_gain_stay_dense_and_the_report_says_so():
     assert found["pruned/kernel"] == ("block-sparse", "")
     assert found["dense/kernel"][0] == "dense"
     assert "sparsity 0.00" in found["dense/kernel"][1]
-    assert "Conv1D cannot be pruned" in found["conv/kernel"][1]
+    assert "Conv1D has no block-sparse twin" in found["conv/kernel"][1]
     x = inputs_of(model)
     assert_same_outputs(model, converted, x)
 

@@ -32,43 +32,125 @@ def test_gradient_is_the_unit_block_and_zero_at_zero_blocks():
     np.testing.assert_allclose(gradient, expected, rtol=1e-6)
 
 
-def test_follows_the_pruning_schedule_and_ends_with_it():
-    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8)])
-    bs.prune_blocks(model, 4, bs.GradualSparsity(0.5, 3, 10, frequency=2), group_lasso=0.1)
-    model.compile(keras.optimizers.Adam(0.0), "mse")
-    seen = []
-    for _ in range(14):
-        seen.append(float(sum(model.losses)))
-        model.train_on_batch(np.ones((2, 8)), np.ones((2, 8)))
-    assert seen[:3] == [0.0] * 3
-    assert all(s > 0 for s in seen[3:10])
-    assert seen[10:] == [0.0] * 4
-
-
 def test_training_with_it_stays_finite_at_zero_blocks():
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16), keras.layers.Dense(4)])
-    bs.prune_blocks(model, 4, bs.GradualSparsity(0.75, 0, 8, frequency=1), group_lasso=1e-2)
+    bs.prune_blocks(model, 4, bs.GradualSparsity(0.75, 0, 8, frequency=1), regularizer=bs.BlockGroupLasso(1e-2))
     model.compile(keras.optimizers.Adam(0.01, global_clipnorm=1.0), "mse")
     model.fit(np.ones((64, 8)), np.ones((64, 4)), batch_size=2, verbose=0)
     assert all(np.isfinite(v.numpy()).all() for v in [*model.weights, *model.optimizer.variables])
 
 
-def test_alone_it_acts_all_the_time_and_adds_to_another():
-    layer = keras.layers.Dense(4, kernel_regularizer=bs.BlockGroupLasso(0.5, 2, inner=keras.regularizers.L2(0.1)))
-    layer.build((None, 4))
-    w = np.asarray(layer.kernel)
-    expected = 0.5 * penalty_by_loops(w, BlockGrid((4, 4), 2)) + 0.1 * (w**2).sum()
-    np.testing.assert_allclose(float(layer.losses[0]), expected, rtol=1e-5)
+def pruned_dense(**arguments):
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8, **arguments)])
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    return model
 
 
-def test_serialises():
-    lasso = bs.BlockGroupLasso(0.5, (4, 2), gates=3, inner=keras.regularizers.L1(0.1))
-    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(lasso))
-    assert (copy.factor, copy.block_shape, copy.gates) == (0.5, (4, 2), 3)
-    assert isinstance(copy.inner, keras.regularizers.L1)
+def losses_over_steps(model, steps):
+    seen = []
+    for _ in range(steps):
+        seen.append(float(sum(model.losses)))
+        model.train_on_batch(np.ones((2, 8)), np.ones((2, 8)))
+    return seen
 
 
+REGULARIZERS = {
+    "group lasso": (lambda: bs.BlockGroupLasso(0.5, 2), lambda w: 0.5 * penalty_by_loops(w, BlockGrid((8, 8), 2))),
+    "group lasso by size": (
+        lambda: bs.BlockGroupLasso(0.5, 2, scale_by_size=True),
+        lambda w: 0.5 * 2 * penalty_by_loops(w, BlockGrid((8, 8), 2)),
+    ),
+    "l1": (lambda: keras.regularizers.L1(0.5), lambda w: 0.5 * np.abs(w).sum()),
+    "l1/2": (lambda: bs.LHalf(0.5), lambda w: 0.5 * np.sqrt(np.abs(w)).sum()),
+}
+
+
+@pytest.mark.parametrize("name", REGULARIZERS)
+class TestEachOf:
+    def test_alone_it_acts_for_the_whole_training(self, name):
+        make, closed_form = REGULARIZERS[name]
+        model = pruned_dense(kernel_regularizer=make())
+        bs.prune_blocks(model, 2, bs.GradualSparsity(0.5, 2, 4, frequency=1))
+        w = np.asarray(model.layers[0].kernel, "float64")
+        seen = losses_over_steps(model, 7)
+        np.testing.assert_allclose(seen[:2], closed_form(w), rtol=1e-5)
+        np.testing.assert_allclose(seen[-1], closed_form(np.asarray(model.layers[0].kernel, "float64")), rtol=1e-5)
+        assert 0 < seen[-1] < seen[0]
+
+    def test_with_pruning_it_acts_while_the_schedule_runs(self, name):
+        make, closed_form = REGULARIZERS[name]
+        model = pruned_dense()
+        bs.prune_blocks(model, 2, bs.GradualSparsity(0.5, 2, 6, frequency=4), regularizer=make())
+        w = np.asarray(model.layers[0].kernel, "float64")
+        seen = losses_over_steps(model, 9)
+        assert seen[:2] == [0.0] * 2
+        np.testing.assert_allclose(seen[2], closed_form(w), rtol=1e-5)
+        assert all(loss > 0 for loss in seen[2:6])
+        assert seen[6:] == [0.0] * 3
+
+    def test_gradient_is_finite_and_zero_at_zero_blocks(self, name):
+        make, _ = REGULARIZERS[name]
+        v = keras.Variable(np.zeros((8, 8), "float32"))
+        v.assign(np.pad([[3.0, 0.0], [0.0, -4.0]], (0, 6)))
+        with tf.GradientTape() as tape:
+            loss = make()(v)
+        gradient = tape.gradient(loss, v.value).numpy()
+        assert np.isfinite(gradient).all()
+        np.testing.assert_array_equal(gradient[v.numpy() == 0], 0)
+        assert gradient[0, 0] > 0 > gradient[1, 1]
+
+    def test_serialises(self, name):
+        regularizer = REGULARIZERS[name][0]()
+        copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(regularizer))
+        assert type(copy) is type(regularizer)
+        assert copy.get_config() == regularizer.get_config()
+
+    def test_it_adds_to_what_the_layer_had(self, name):
+        make, closed_form = REGULARIZERS[name]
+        model = pruned_dense(kernel_regularizer=keras.regularizers.L2(0.25))
+        bs.prune_blocks(model, 2, bs.GradualSparsity(0.5, 1, 4), regularizer=make())
+        w = np.asarray(model.layers[0].kernel, "float64")
+        seen = losses_over_steps(model, 3)
+        np.testing.assert_allclose(seen[0], 0.25 * (w**2).sum(), rtol=1e-5)
+        np.testing.assert_allclose(seen[1], 0.25 * (w**2).sum() + closed_form(w), rtol=1e-5)
+
+
+def test_group_lasso_takes_blocks_gates_and_view_from_the_pruning():
+    model = keras.Sequential([keras.Input((5, 7)), keras.layers.LSTM(6), keras.layers.Reshape((2, 3, 1))])
+    model.add(keras.layers.Conv2DTranspose(5, 2, use_bias=False))
+    schedule = bs.GradualSparsity(0.5, 0, 4)
+    bs.prune_blocks(model, (4, 3), schedule, regularizer=bs.BlockGroupLasso(0.5))
+    lstm, conv = model.layers[0].cell, model.layers[2]
+    expected = penalty_by_loops(np.asarray(lstm.kernel), BlockGrid((7, 24), (4, 3), 4))
+    expected += penalty_by_loops(np.asarray(lstm.recurrent_kernel), BlockGrid((6, 24), (4, 3), 4))
+    as_matrix = np.asarray(conv.kernel).transpose(0, 1, 3, 2).reshape(4, 5)  # [height * width * in, out]
+    expected += penalty_by_loops(as_matrix, BlockGrid((4, 5), (4, 3)))
+    np.testing.assert_allclose(float(sum(model.losses)), 0.5 * expected, rtol=1e-5)
+
+
+def test_group_lasso_scale_counts_the_elements_of_edge_blocks():
+    w = np.random.default_rng(0).standard_normal((5, 7)).astype("float32")
+    grid = BlockGrid((5, 7), (4, 3))
+    expected = sum(np.linalg.norm(w[r, c]) * np.sqrt(w[r, c].size) for _, _, r, c in loop_blocks(grid))
+    lasso = bs.BlockGroupLasso(0.3, (4, 3), scale_by_size=True)
+    np.testing.assert_allclose(float(lasso(keras.Variable(w))), 0.3 * expected, rtol=1e-5)
+
+
+def test_lhalf_below_its_cut_is_the_chord():
+    w = np.array([[1e-4, -0.01], [0.04, 0.0]], "float32")
+    expected = 2.0 * (1e-4 / np.sqrt(0.01) + 0.01 / np.sqrt(0.01) + np.sqrt(0.04))
+    np.testing.assert_allclose(float(bs.LHalf(2.0, cut=0.01)(keras.Variable(w))), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", [lambda f: bs.BlockGroupLasso(f, 4), bs.LHalf])
 @pytest.mark.parametrize("bad", [-1.0, float("inf"), float("nan")])
-def test_bad_factor(bad):
+def test_bad_factor(make, bad):
     with pytest.raises(ValueError, match="factor"):
-        bs.BlockGroupLasso(bad, 4)
+        make(bad)
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="cut=0"):
+        bs.LHalf(1.0, cut=0)
+    with pytest.raises(ValueError, match="needs a `block_shape`"):
+        bs.BlockGroupLasso(1.0)(keras.Variable(np.ones((4, 4), "float32")))

@@ -18,15 +18,22 @@ from tf_blocksparse.layers import (
     BlockSparseLSTM,
     BlockSparseSimpleRNN,
 )
+from tf_blocksparse.output_connections import neurons_without_output, output_connections
 from tf_blocksparse.pruning import (
+    ConstantSparsity,
     GradualSparsity,
+    HardThreshold,
+    IterativePruning,
+    KeepBlocksZero,
     PruneBlocks,
+    PruningTensorBoard,
     SparsityHistory,
     ThresholdRamp,
+    link_ranking,
     prune_blocks,
     strip_pruning,
 )
-from tf_blocksparse.regularizers import BlockGroupLasso
+from tf_blocksparse.regularizers import BlockGroupLasso, LHalf
 from tf_blocksparse.report import report
 
 __version__ = "0.1.0"
@@ -38,13 +45,22 @@ __all__ = [
     "BlockSparseLSTM",
     "BlockSparseSimpleRNN",
     "BsrMatrix",
+    "ConstantSparsity",
     "GradualSparsity",
+    "HardThreshold",
+    "IterativePruning",
+    "KeepBlocksZero",
+    "LHalf",
     "PruneBlocks",
+    "PruningTensorBoard",
     "SparsityHistory",
     "ThresholdRamp",
     "convert",
     "export",
+    "link_ranking",
+    "neurons_without_output",
     "ops",
+    "output_connections",
     "plots",
     "prune_blocks",
     "report",

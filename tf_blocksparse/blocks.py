@@ -153,12 +153,16 @@ class BlockGrid:
 
     def expand(self, block_mask):
         """Spreads `block_mask` `[rows, cols]` over the elements: `[in, out]`, same dtype."""
-        height, width = self.block_shape
-        spread = ops.broadcast_to(
-            ops.reshape(block_mask, (self.rows, 1, self.cols, 1)),
-            (self.rows, height, self.cols, width),
-        )
-        return self.from_blocks(spread)
+        spread = ops.expand_dims(self.expand_columns(block_mask), 1)
+        spread = ops.broadcast_to(spread, (self.rows, self.block_shape[0], self.shape[1]))
+        return ops.reshape(spread, (-1, self.shape[1]))[: self.shape[0]]
+
+    def expand_columns(self, block_mask):
+        """Spreads `block_mask` `[rows, cols]` over the columns only: `[rows, out]`, same dtype."""
+        width = self.block_shape[1]
+        spread = ops.broadcast_to(ops.expand_dims(block_mask, 2), (self.rows, self.cols, width))
+        spread = ops.reshape(spread, (self.rows, self.gates, self.gate_cols * width))
+        return ops.reshape(spread[:, :, : self.gate_width], (self.rows, self.shape[1]))
 
     def nonzero_blocks(self, w):
         """`block_mask` of the blocks of the array `w` that hold a non-zero element: NumPy bool `[rows, cols]`."""

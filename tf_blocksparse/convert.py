@@ -5,7 +5,6 @@ enough. Then, when all layers of the copy are built, the weights are copied pair
 """
 
 import keras
-from keras import ops
 
 from tf_blocksparse.block_pattern import best_block_shape
 from tf_blocksparse.blocks import BlockGrid, canonical_block_shape
@@ -19,7 +18,7 @@ from tf_blocksparse.layers import (
 )
 from tf_blocksparse.layers.block_sparse_rnn import BlockSparseRNN
 from tf_blocksparse.layers.block_sparse_weight import elementwise_problem
-from tf_blocksparse.pruning import BlockPruningConstraint, PruneBlocks, pruned_weights
+from tf_blocksparse.pruning import PruneBlocks, pruned_weights
 from tf_blocksparse.pruning.prune import check_layer
 from tf_blocksparse.pruning.strip import detach, warn_if_unfinished
 from tf_blocksparse.pruning.weights import prunable_weights
@@ -104,7 +103,7 @@ def why_not(layer, block_shape=None, min_sparsity=None):
     for weight in prunable_weights(_plain_copy(layer)):
         problem = elementwise_problem(weight.constraint, weight.regularizer)
         if problem:
-            return f"{problem} on {weight.attributes.weight} needs the whole matrix"
+            return f"{problem} on {weight.name} needs the whole matrix"
     block_shape = block_shape or _block_shape_of(layer)
     sparsity = _sparsity(layer, block_shape)
     needed = default_min_sparsity(block_shape) if min_sparsity is None else min_sparsity
@@ -220,11 +219,8 @@ def _copy_weights(layer, twin):
 def _matrices(layer, block_shape):
     """Yields `(name in the twin, array [in, out], grid)` for the matrices that the twin of `layer` stores."""
     for weight in prunable_weights(layer):
-        w = weight.variable
-        if isinstance(weight.constraint, BlockPruningConstraint):
-            w = weight.constraint.masked(w)
-        w, units = ops.convert_to_numpy(w), w.shape[1] // weight.gates
-        name, gates = weight.attributes.weight, weight.gates
+        name, gates, w = weight.name, weight.gates, weight.matrix()
+        units = w.shape[1] // gates
         if name == "recurrent_kernel" and not getattr(weight.owner, "reset_after", True):
             yield "candidate_kernel", w[:, 2 * units :], BlockGrid((units, units), block_shape)
             w, gates = w[:, : 2 * units], 2
@@ -234,7 +230,7 @@ def _matrices(layer, block_shape):
 def _block_shape_of(layer):
     """Block shape of the pruning of `layer`, or the one that fits its zeros best."""
     for weight in pruned_weights(layer):
-        return weight.constraint.block_shape
+        return weight.pruning.block_shape
     return best_block_shape([(w, grid.gates) for _, w, grid in _matrices(layer, (1, 1))])
 
 

@@ -1,25 +1,29 @@
-"""Block group lasso ([BSR] section 3.2)."""
+"""Regularizers that lead weights to zero ([BSR] section 3.2 and appendix A).
+
+Each acts for the whole training when it is given to a layer, and only while a pruning schedule runs when it is given
+to `prune_blocks(regularizer=...)`, which wraps it in `WhilePruning`.
+"""
 
 import keras
 from keras import ops
 
 from tf_blocksparse.blocks import BlockGrid, canonical_block_shape
+from tf_blocksparse.matrix_view import MatrixView
 
 
 @keras.saving.register_keras_serializable("tf_blocksparse")
 class BlockGroupLasso(keras.regularizers.Regularizer):
     """Adds `factor * sum over blocks of ||w_block||_2` to the loss.
 
-    On a weight that is pruned it is active while the pruning schedule is, from its first step to its last, and
-    off afterwards: the paper's group lasso with block pruning (GLP). On any other weight it is active all the
-    time: plain group lasso. A block that is zero has gradient zero.
+    A block that is zero has gradient zero. The penalty alone makes blocks small, not exactly zero: pruning does.
 
     Args:
         factor: float, at least 0: lambda_g of the paper.
-        block_shape: `(height, width)` of a group, or an int.
+        block_shape: `(height, width)` of a group, or an int. None: the block shape that the weight is pruned with.
         gates: int, gate matrices side by side in the weight: 4 for the kernels of an LSTM, 3 for a GRU. The
-            grid is laid on each, as in pruning.
-        inner: another regularizer to add, or None.
+            grid is laid on each, as in pruning. A pruned weight knows its own.
+        scale_by_size: bool, whether to multiply the norm of each block by the square root of the number of its
+            elements, so that large and small blocks are pressed alike (Yuan and Lin). The paper does not.
 
     Example:
 
@@ -29,52 +33,132 @@ class BlockGroupLasso(keras.regularizers.Regularizer):
         [BSR] section 3.2; Yuan and Lin, 2006, model selection with grouped variables
     """
 
-    def __init__(self, factor, block_shape, gates=1, inner=None):
-        if isinstance(factor, bool) or not 0 <= factor < float("inf"):
-            raise ValueError(f"`factor` must be a finite number of at least 0. Received: factor={factor!r}.")
-        self.factor = float(factor)
-        self.block_shape = canonical_block_shape(block_shape)
+    def __init__(self, factor, block_shape=None, gates=1, scale_by_size=False):
+        self.factor = check_factor(factor)
+        self.block_shape = None if block_shape is None else canonical_block_shape(block_shape)
         self.gates = gates
-        self.inner = inner
+        self.scale_by_size = bool(scale_by_size)
 
     def __call__(self, w):
-        penalty = self.factor * group_norms(w, BlockGrid(w.shape, self.block_shape, self.gates))
-        schedule, step = _schedule_of(w)
-        if schedule is not None:
-            penalty = ops.where(_is_running(schedule, step), penalty, 0.0)
-        return penalty if self.inner is None else penalty + self.inner(w)
+        pruning = _pruning_of(w)
+        view = MatrixView() if pruning is None else pruning.view
+        gates = self.gates if pruning is None else pruning.gates
+        grid = BlockGrid(view.matrix_shape(w.shape), self._block_shape(pruning), gates * view.gates(w.shape))
+        return self.factor * group_norms(view.to_matrix(w), grid, self.scale_by_size)
+
+    def _block_shape(self, pruning):
+        if self.block_shape is None and pruning is None:
+            raise ValueError(
+                "BlockGroupLasso needs a `block_shape` on a weight that is not pruned. Received: block_shape=None. "
+                "Example: BlockGroupLasso(1e-3, block_shape=(4, 4))."
+            )
+        return self.block_shape or pruning.block_shape
 
     def get_config(self):
         return {
             "factor": self.factor,
             "block_shape": self.block_shape,
             "gates": self.gates,
-            "inner": keras.saving.serialize_keras_object(self.inner),
+            "scale_by_size": self.scale_by_size,
         }
+
+
+@keras.saving.register_keras_serializable("tf_blocksparse")
+class LHalf(keras.regularizers.Regularizer):
+    """Adds `factor * sum of |w|^(1/2)` to the loss: presses small weights harder than large ones.
+
+    The slope of the square root is infinite at 0. Below `cut` its chord takes its place, `|w| / sqrt(cut)`, so that
+    the gradient is at most `factor / sqrt(cut)`, and 0 at weights that are zero.
+
+    Args:
+        factor: float, at least 0: lambda of the paper.
+        cut: float above 0, |w| below which the penalty is linear.
+
+    Reference:
+        [BSR] appendix A; Fan, Wu and Zurada, 2016, convergence of batch gradient learning with smoothing
+        regularization
+    """
+
+    def __init__(self, factor, cut=1e-6):
+        self.factor = check_factor(factor)
+        if not 0 < cut < float("inf"):
+            raise ValueError(f"`cut` must be a finite number above 0. Received: cut={cut!r}.")
+        self.cut = float(cut)
+
+    def __call__(self, w):
+        magnitudes = ops.abs(ops.cast(w, "float32"))
+        large = magnitudes > self.cut
+        roots = ops.sqrt(ops.where(large, magnitudes, 1.0))
+        return self.factor * ops.sum(ops.where(large, roots, magnitudes / self.cut**0.5))
+
+    def get_config(self):
+        return {"factor": self.factor, "cut": self.cut}
+
+
+@keras.saving.register_keras_serializable("tf_blocksparse")
+class WhilePruning(keras.regularizers.Regularizer):
+    """Makes a regularizer act only while the pruning schedule of its weight runs, from its first step to its last.
+
+    With a `BlockGroupLasso` this is the paper's group lasso with block pruning (GLP). Before a schedule that prunes
+    only once, as `ConstantSparsity` does, it acts from the start of training. On a weight that is not pruned it is
+    never active. `prune_blocks(regularizer=...)` makes it; nobody needs to build it by hand.
+
+    Args:
+        regularizer: the Keras regularizer that acts while pruning does.
+        inner: the regularizer that the weight had before, or None; it acts all the time.
+    """
+
+    def __init__(self, regularizer, inner=None):
+        self.regularizer = regularizer
+        self.inner = inner
+
+    def __call__(self, w):
+        always = 0.0 if self.inner is None else self.inner(w)
+        pruning = _pruning_of(w)
+        if pruning is None:
+            return ops.convert_to_tensor(always, dtype="float32")
+        return ops.where(_is_running(pruning), self.regularizer(w), 0.0) + always
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        return {"regularizer": serialize(self.regularizer), "inner": serialize(self.inner)}
 
     @classmethod
     def from_config(cls, config):
-        inner = keras.saving.deserialize_keras_object(config.get("inner"))
-        return cls(**{**config, "inner": inner})
+        deserialize = keras.saving.deserialize_keras_object
+        return cls(deserialize(config["regularizer"]), deserialize(config["inner"]))
 
 
-def group_norms(w, grid):
-    """Sum over the blocks of `w` of their l2 norms: float32 scalar, gradient 0 at zero blocks."""
-    squares = ops.sum(ops.square(grid.to_blocks(ops.cast(w, "float32"))), axis=(1, 3))
+def group_norms(matrix, grid, scale_by_size=False):
+    """Sum over the blocks of `matrix` `[in, out]` of their l2 norms: float32 scalar, gradient 0 at zero blocks."""
+    squares = ops.sum(ops.square(grid.to_blocks(ops.cast(matrix, "float32"))), axis=(1, 3))
     # sqrt has an infinite slope at 0, and 0 * inf is NaN: keep zero blocks away from it on both sides of `where`.
     live = squares > 0
-    return ops.sum(ops.where(live, ops.sqrt(ops.where(live, squares, 1.0)), 0.0))
+    norms = ops.where(live, ops.sqrt(ops.where(live, squares, 1.0)), 0.0)
+    return ops.sum(norms * (grid.block_sizes() ** 0.5).astype("float32") if scale_by_size else norms)
 
 
-def _schedule_of(w):
-    """Schedule and step of the pruning constraint on the variable `w`, or `(None, None)`."""
+def check_factor(factor):
+    """Returns `factor` as a float, or raises `ValueError` unless it is finite and at least 0."""
+    if isinstance(factor, bool) or not 0 <= factor < float("inf"):
+        raise ValueError(f"`factor` must be a finite number of at least 0. Received: factor={factor!r}.")
+    return float(factor)
+
+
+def _pruning_of(w):
+    """The pruning constraint on the variable `w`, or None. It has a schedule; other constraints have not."""
     constraint = getattr(w, "constraint", None)
-    return getattr(constraint, "schedule", None), getattr(constraint, "step", None)
+    found = constraint.of_variable(w) if hasattr(constraint, "of_variable") else None
+    return found if hasattr(found, "schedule") else None
 
 
-def _is_running(schedule, step):
-    if step is None:
-        return True
-    started = ops.convert_to_tensor(step) >= schedule.begin_step
-    endless = schedule.end_step < 0  # TFMOT's way to say that a schedule has no end
-    return started if endless else ops.logical_and(started, step < schedule.end_step)
+def _is_running(pruning):
+    if pruning.step is None:  # the weight is just being made
+        return False
+    end_step = getattr(pruning.schedule, "end_step", -1)
+    begin_step = getattr(pruning.schedule, "begin_step", 0)
+    if end_step < 0:  # TFMOT's way to say that a schedule has no end
+        return pruning.step >= begin_step
+    leads_to_one_update = begin_step == end_step
+    started = leads_to_one_update or pruning.step >= begin_step
+    return ops.logical_and(started, pruning.step < end_step)

@@ -5,23 +5,31 @@ exactly zero after every step, without a callback, and whatever reads the weight
 sparse. The step and the mask belong to the constraint and are saved and restored with the model.
 """
 
+import logging
+
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
 from tf_blocksparse.blocks import BlockGrid, canonical_block_shape, check_score
+from tf_blocksparse.matrix_view import MatrixView
 from tf_blocksparse.pruning.schedule import (
     check_schedule,
+    check_step,
     deserialize_schedule,
+    is_update_step,
     serialize_schedule,
     updated_mask,
 )
+
+logger = logging.getLogger("tf_blocksparse")
 
 
 @keras.saving.register_keras_serializable("tf_blocksparse")
 class BlockPruningConstraint(
     keras.constraints.Constraint,
-    keras.Operation,  # saves `step` and `block_mask` in .keras and .weights.h5 files
+    keras.Operation,  # saves the step and `block_mask` in .keras and .weights.h5 files
     tf.__internal__.tracking.AutoTrackable,  # and in tf.train.Checkpoint
 ):
     """Holds the blocks that its schedule has dropped at zero.
@@ -33,27 +41,53 @@ class BlockPruningConstraint(
         block_shape: `(height, width)` or an int.
         gates: int, gate matrices that lie side by side in the weight.
         score: `"max"`, `"mean"` or `"l2"`: score of a block from its |w|.
+        view: the `MatrixView` of the weight, or its config. None: all axes but the last are the rows.
+        gradient_accumulation_steps: int, calls for one optimizer step.
+        ranking: `"layer"`: the schedule ranks the blocks of this weight. `"global"`: the blocks of all weights that
+            a `GlobalRanking` links.
         inner: the constraint that the weight had before; applied first.
 
     Attributes:
-        step: int64 scalar variable, updates applied so far.
+        calls: int64 scalar variable, updates applied so far. None until the weight exists.
         block_mask: bool variable `[grid rows, grid cols]`, True = kept. None until the weight exists.
     """
 
-    def __init__(self, schedule, block_shape, gates=1, score="max", inner=None):
+    def __init__(
+        self,
+        schedule,
+        block_shape,
+        gates=1,
+        score="max",
+        view=None,
+        gradient_accumulation_steps=1,
+        ranking="layer",
+        inner=None,
+    ):
         keras.Operation.__init__(self)
         self.schedule = check_schedule(schedule)
         self.block_shape = canonical_block_shape(block_shape)
         self.gates = gates
         self.score = check_score(score)
+        self.view = MatrixView(**view) if isinstance(view, dict) else view or MatrixView()
+        self.gradient_accumulation_steps = check_step(
+            "gradient_accumulation_steps", gradient_accumulation_steps, at_least=1
+        )
+        self.ranking = check_ranking(ranking)
         self.inner = inner
+        self.global_ranking = None
         self.grid = None
-        self.step = None
+        self.calls = None
         self.block_mask = None
 
+    @property
+    def step(self):
+        """Optimizer steps taken so far: int64 scalar tensor. None until the weight exists."""
+        return None if self.calls is None else ops.convert_to_tensor(self.calls) // self.gradient_accumulation_steps
+
     def build(self, shape):
-        """Makes the state for a weight of `shape` `[in, out]`."""
-        grid = BlockGrid(tuple(shape), self.block_shape, self.gates)
+        """Makes the state for a weight of `shape`."""
+        gates = self.gates * self.view.gates(shape)
+        grid = BlockGrid(self.view.matrix_shape(shape), self.block_shape, gates)
         if self.grid is not None and self.grid != grid:
             raise ValueError(
                 f"This constraint belongs to a weight of shape {self.grid.shape} and cannot serve one of shape "
@@ -61,51 +95,103 @@ class BlockPruningConstraint(
             )
         if self.grid is None:
             self.grid = grid
-            self.step = keras.Variable(0, dtype="int64", trainable=False, name="pruning_step")
+            self.shape = tuple(shape)
+            self.calls = keras.Variable(0, dtype="int64", trainable=False, name="pruning_calls")
             self.block_mask = keras.Variable(
                 ops.ones(grid.mask_shape, "bool"), dtype="bool", trainable=False, name="block_mask"
             )
 
+    def build_for(self, variable):
+        """Makes the state where the variable lives: mirrored, if a distribution strategy mirrors it."""
+        value = getattr(variable, "value", None)
+        with getattr(value, "distribute_strategy", tf.distribute.get_strategy()).scope():
+            self.build(variable.shape)
+
     def __call__(self, w):
-        """Counts a step, updates the mask when the schedule says so, returns `w` with dropped blocks at zero."""
+        """Counts a call, updates the mask when the schedule says so, returns `w` with dropped blocks at zero."""
         with tf.init_scope():
+            if self.grid is None:
+                self._build_late(w)
             self.build(w.shape)
         if self.inner is not None:
             w = self.inner(w)
         w = ops.convert_to_tensor(w)
-        step = ops.convert_to_tensor(self.step) + 1
-        block_mask = ops.cond(
-            self.schedule(step)[0],
-            lambda: updated_mask(self.schedule, self.grid.scores(w, self.score), self._mask(), step),
-            self._mask,
+        calls = ops.convert_to_tensor(self.calls) + 1
+        step = calls // self.gradient_accumulation_steps
+        due = ops.logical_and(
+            is_update_step(self.schedule, step), ops.equal(calls % self.gradient_accumulation_steps, 0)
         )
+        block_mask = self._updated_mask(w, due, step)
         self.block_mask.assign(block_mask)
-        self.step.assign(step)
+        self.calls.assign(calls)
         return self._masked(w, block_mask)
 
     def masked(self, w):
         """`w` with the blocks that were dropped so far at zero; changes no state."""
-        return w if self.block_mask is None else self._masked(w, self._mask())
+        return w if self.block_mask is None else self._masked(ops.convert_to_tensor(w), self._mask())
+
+    def of_variable(self, w):
+        """The constraint of the variable `w`: this one."""
+        return self
+
+    def scores(self, w):
+        """Score of every block of the weight `w`: float32 `[grid rows, grid cols]`."""
+        return self.grid.scores(self.view.to_matrix(w), self.score)
+
+    def _updated_mask(self, w, due, step):
+        if self.ranking == "global":
+            return self._linked().updated_mask(self, due, step)
+        return ops.cond(due, lambda: updated_mask(self.schedule, self.scores(w), self._mask(), step), self._mask)
+
+    def _linked(self):
+        if self.global_ranking is None:
+            raise ValueError(
+                "The blocks of this model are ranked over all its weights, and a loaded or cloned model has lost "
+                "which weights belong together. Call tf_blocksparse.link_ranking(model) and compile it first."
+            )
+        return self.global_ranking
 
     def _mask(self):
         return ops.convert_to_tensor(self.block_mask)
 
     def _masked(self, w, block_mask):
-        # where, not a product: 0 * -1 is -0.0 and 0 * NaN is NaN.
-        return ops.where(self.grid.expand(block_mask), w, ops.zeros_like(w))
+        matrix = self.view.to_matrix(w)
+        # A plain product would keep NaN, and make -0.0 of negative weights. `where` takes twice the time of this: its
+        # mask has to be spread over all elements first.
+        kept = ops.cast(block_mask, w.dtype)
+        if self.grid.shape[0] % self.block_shape[0] == 0:  # no edge: one row of the mask serves all rows of a block
+            kept = ops.expand_dims(self.grid.expand_columns(kept), 1)
+            matrix = ops.reshape(matrix, (self.grid.rows, self.block_shape[0], self.grid.shape[1]))
+        else:
+            kept = self.grid.expand(kept)
+        return self.view.from_matrix(tf.math.multiply_no_nan(matrix, kept), w.shape)
+
+    def _build_late(self, w):
+        """Builds at the first step of a layer that came without state: warns if it had been pruned before."""
+        self.build_for(w)
+        if not isinstance(w, keras.Variable):
+            return
+        zeros = int((~self.grid.nonzero_blocks(self.view.to_matrix(ops.convert_to_numpy(w)))).sum())
+        if zeros:
+            logger.warning(
+                "%s has %d blocks of zeros, but its pruning starts afresh, at step 0 with all blocks kept: the file "
+                "it came from holds no masks. Legacy .h5 files drop them: save as .keras or .weights.h5.",
+                w.path,
+                zeros,
+            )
 
     def save_own_variables(self, store):
         """Keras calls this when it saves the layer that holds the constraint."""
         if self.grid is not None:
-            store["step"] = ops.convert_to_numpy(self.step)
+            store["calls"] = ops.convert_to_numpy(self.calls)
             store["block_mask"] = ops.convert_to_numpy(self.block_mask)
-            store["shape"] = self.grid.shape
+            store["shape"] = np.array(self.shape)
 
     def load_own_variables(self, store):
         """Keras calls this when it loads; weights saved without pruning leave the state as it is."""
         if len(store.keys()):
             self.build([int(n) for n in store["shape"]])
-            self.step.assign(store["step"])
+            self.calls.assign(store["calls"])
             self.block_mask.assign(store["block_mask"])
 
     def get_config(self):
@@ -114,6 +200,9 @@ class BlockPruningConstraint(
             "block_shape": list(self.block_shape),
             "gates": self.gates,
             "score": self.score,
+            "view": self.view.get_config(),
+            "gradient_accumulation_steps": self.gradient_accumulation_steps,
+            "ranking": self.ranking,
             "inner": keras.saving.serialize_keras_object(self.inner),
         }
 
@@ -123,3 +212,10 @@ class BlockPruningConstraint(
         config["schedule"] = deserialize_schedule(config["schedule"])
         config["inner"] = keras.saving.deserialize_keras_object(config["inner"])
         return cls(**config)
+
+
+def check_ranking(ranking):
+    """Returns `ranking` if it is known, else raises `ValueError`."""
+    if ranking not in ("layer", "global"):
+        raise ValueError(f'`ranking` must be "layer" or "global". Received: ranking={ranking!r}.')
+    return ranking

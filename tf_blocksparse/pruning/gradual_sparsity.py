@@ -6,6 +6,7 @@ from keras import ops
 from tf_blocksparse.pruning.schedule import (
     BlockPruningSchedule,
     check_fraction,
+    check_step,
     keep_largest,
 )
 
@@ -18,7 +19,7 @@ class GradualSparsity(BlockPruningSchedule):
 
     At every update the blocks of lowest score in each weight matrix are dropped until the share `s_t` of its
     blocks is gone, to one block and whatever the ties. The last update is always at `end_step`, so the target
-    is reached whether or not `frequency` divides the steps.
+    is reached whether or not `frequency` divides the steps. One block of a matrix always stays.
 
     Args:
         target_sparsity: float in [0, 1), fraction of the blocks that end up zero.
@@ -41,6 +42,8 @@ class GradualSparsity(BlockPruningSchedule):
         [Zhu and Gupta, 2017, "To prune, or not to prune"](https://arxiv.org/abs/1710.01878)
     """
 
+    updates_at_end = True
+
     def __init__(
         self,
         target_sparsity,
@@ -50,7 +53,7 @@ class GradualSparsity(BlockPruningSchedule):
         initial_sparsity=0.0,
         power=3,
     ):
-        super().__init__(begin_step, end_step, frequency)
+        super().__init__(begin_step, check_step("end_step", end_step), frequency)
         self.target_sparsity = check_fraction("target_sparsity", target_sparsity)
         self.initial_sparsity = check_fraction("initial_sparsity", initial_sparsity)
         self.power = power
@@ -61,12 +64,6 @@ class GradualSparsity(BlockPruningSchedule):
             )
         if power <= 0:
             raise ValueError(f"`power` must be above 0. Received: power={power}.")
-
-    def _in_range(self, step):
-        return ops.logical_and(step >= self.begin_step, step <= self.end_step)
-
-    def should_prune(self, step):
-        return ops.logical_or(super().should_prune(step), ops.equal(ops.cast(step, "int64"), self.end_step))
 
     def sparsity(self, step):
         """Sparsity aimed at when `step` steps were taken: float64 scalar, as 0.7 of 45 blocks is exact in it."""

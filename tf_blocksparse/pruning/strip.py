@@ -5,9 +5,12 @@ import logging
 import keras
 
 from tf_blocksparse.cloning import clone_uncompiled
-from tf_blocksparse.pruning.prune import check_layer, forget_traced_functions, pruned_weights
+from tf_blocksparse.pruning.optimizers import zero_dropped_blocks
+from tf_blocksparse.pruning.prune import check_layer, forget_traced_functions
+from tf_blocksparse.pruning.sublayer_constraints import forget_constraints, is_attention
+from tf_blocksparse.pruning.weights import layer_paths, pruned_weights
 from tf_blocksparse.pruning.wrapper import PruneBlocks
-from tf_blocksparse.regularizers import BlockGroupLasso
+from tf_blocksparse.regularizers import WhilePruning
 
 logger = logging.getLogger("tf_blocksparse")
 
@@ -38,8 +41,7 @@ def strip_pruning(layer_or_model):
         )
     warn_if_unfinished(weights)
     for weight in weights:
-        if weight.variable is not None:
-            weight.variable.assign(weight.constraint.masked(weight.variable))
+        zero_dropped_blocks(weight)
     detach(layer_or_model)
     return _without_wrappers(layer_or_model)
 
@@ -47,21 +49,25 @@ def strip_pruning(layer_or_model):
 def detach(layer_or_model):
     """Puts back the constraints and regularizers that the weights had before; leaves the values alone."""
     for weight in pruned_weights(layer_or_model):
-        weight.constraint = weight.constraint.inner
-        if isinstance(weight.regularizer, BlockGroupLasso):
+        weight.constraint = weight.pruning.inner
+        if isinstance(weight.regularizer, WhilePruning):
             weight.regularizer = weight.regularizer.inner
+    for place in layer_paths(layer_or_model):
+        if is_attention(place.layer):
+            forget_constraints(place.layer)
     forget_traced_functions(layer_or_model)
 
 
 def warn_if_unfinished(weights):
     """Logs a warning when training stopped before the schedule of a weight had ended."""
     for weight in weights:
-        steps = 0 if weight.constraint.step is None else int(weight.constraint.step)
-        end_step = weight.constraint.schedule.end_step
+        steps = 0 if weight.pruning.step is None else int(weight.pruning.step)
+        end_step = getattr(weight.pruning.schedule, "end_step", -1)
         if steps < end_step:
             logger.warning(
                 "%s: the pruning schedule ends at step %d, but only %d steps were trained. Its sparsity is not "
-                "the final one: train longer or end the schedule sooner.",
+                "the final one: train longer or end the schedule sooner. A loop of your own has to give the "
+                "optimizer the Keras variables of the model, not their tf.Variables, for pruning to happen.",
                 weight.path,
                 end_step,
                 steps,

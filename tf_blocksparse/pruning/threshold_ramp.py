@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from tf_blocksparse.blocks import canonical_block_shape
-from tf_blocksparse.pruning.schedule import BlockPruningSchedule, check_fraction, check_step
+from tf_blocksparse.pruning.schedule import BlockPruningSchedule, check_fraction, check_step, keep_largest
 from tf_blocksparse.pruning.weights import prunable_weights
 
 RAMP_OVER_START_SLOPE = 1.5  # phi / theta that Equation 1 assumes; Table 1 gives 1.2 to 1.7
@@ -22,7 +22,13 @@ class ThresholdRamp(BlockPruningSchedule):
       to `end_step`,
 
     0 before, and no block is dropped from `end_step` on. The mask is updated every `frequency` steps. The
-    sparsity that comes out depends on the weights: use `GradualSparsity` to reach a given one.
+    sparsity that comes out depends on the weights, and a matrix whose blocks are all below the threshold loses
+    all of them.
+
+    With a `target_sparsity` each matrix reaches it, to one block: while more blocks than that are below the
+    threshold, the lowest of them go, and one more update, at `end_step`, drops the lowest blocks that are still
+    missing, whatever `frequency` and the ties. One block of a matrix always stays. `GradualSparsity` reaches a
+    target without a threshold to choose.
 
     Args:
         begin_step: int, `start_itr` of the paper: start of the second epoch.
@@ -31,9 +37,12 @@ class ThresholdRamp(BlockPruningSchedule):
         start_slope: float above 0, theta: rise of the threshold per `frequency` steps.
         ramp_slope: float above 0, phi: the same after `ramp_step`; 1.2 to 1.7 times theta.
         frequency: int, `freq`: steps between updates.
+        target_sparsity: float in [0, 1), fraction of the blocks of each matrix that are zero from `end_step` on.
+            None: the paper's rule, which has no target.
 
     Raises:
-        ValueError: unless `begin_step <= ramp_step <= end_step`, `begin_step < end_step` and slopes are positive.
+        ValueError: unless `begin_step <= ramp_step <= end_step`, `begin_step < end_step`, slopes are positive
+            and the target is in [0, 1).
 
     Example:
 
@@ -46,11 +55,21 @@ class ThresholdRamp(BlockPruningSchedule):
         (https://arxiv.org/abs/1711.02782), section 3.1, Table 1, Equations 1 and 2
     """
 
-    def __init__(self, begin_step, ramp_step, end_step, start_slope, ramp_slope, frequency=100):
-        super().__init__(begin_step, end_step, frequency)
+    def __init__(
+        self,
+        begin_step,
+        ramp_step,
+        end_step,
+        start_slope,
+        ramp_slope,
+        frequency=100,
+        target_sparsity=None,
+    ):
+        super().__init__(begin_step, check_step("end_step", end_step), frequency)
         self.ramp_step = check_step("ramp_step", ramp_step)
         self.start_slope = float(start_slope)
         self.ramp_slope = float(ramp_slope)
+        self.target_sparsity = None if target_sparsity is None else check_fraction("target_sparsity", target_sparsity)
         if not self.begin_step <= self.ramp_step <= self.end_step:
             raise ValueError(
                 "Expected begin_step <= ramp_step <= end_step. Received: "
@@ -77,6 +96,7 @@ class ThresholdRamp(BlockPruningSchedule):
         end_step=None,
         start_slope=None,
         ramp_slope=None,
+        hit_target=False,
     ):
         """Picks the six hyper-parameters by the heuristics of [BSR] Table 1, Equations 1 and 2.
 
@@ -86,14 +106,16 @@ class ThresholdRamp(BlockPruningSchedule):
         Args:
             dense_model: a trained dense Keras model, or one layer of it.
             target_sparsity: float in [0, 1): the sparsity to aim at. The paper reaches 85 % to 95 % this way
-                and says that more tuning is needed to hit a value.
+                and says that more tuning is needed to hit a value; or see `hit_target`.
             block_shape: `(height, width)` or an int.
             epochs: int, epochs of the run that will be pruned.
             steps_per_epoch: int, optimizer steps of an epoch.
             frequency: int, steps between updates.
-            kind: `"recurrent"`, `"linear"` or `"embedding"`: look at these weights only, for one schedule per
-                kind of weight (`prune_blocks(schedule={"recurrent": ..., "linear": ...})`). None: all.
+            kind: `"recurrent"`, `"linear"`, ...: look at these weights only, for one schedule per kind of weight
+                (`prune_blocks(schedule={"recurrent": ..., "linear": ...})`). None: all.
             begin_step, ramp_step, end_step, start_slope, ramp_slope: override a heuristic.
+            hit_target: bool, whether each matrix must end up at `target_sparsity`, to one block. False: the
+                paper's rule, where the target only sets the slopes.
 
         Returns:
             A `ThresholdRamp`.
@@ -116,7 +138,12 @@ class ThresholdRamp(BlockPruningSchedule):
             start_slope = 2 * q * frequency / steps * (height * width) ** 0.25
         if ramp_slope is None:
             ramp_slope = RAMP_OVER_START_SLOPE * start_slope
-        return cls(begin_step, ramp_step, end_step, start_slope, ramp_slope, frequency)
+        target = target_sparsity if hit_target else None
+        return cls(begin_step, ramp_step, end_step, start_slope, ramp_slope, frequency, target)
+
+    @property
+    def updates_at_end(self):
+        return self.target_sparsity is not None
 
     def threshold(self, step):
         """Threshold when `step` steps were taken: float32 scalar; stays where it is after `end_step`."""
@@ -132,7 +159,12 @@ class ThresholdRamp(BlockPruningSchedule):
         return self.should_prune(step), self.threshold(step)
 
     def keep(self, scores, block_mask, step):
-        return ops.logical_and(block_mask, scores >= self.threshold(step))
+        above = ops.logical_and(block_mask, scores >= self.threshold(step))
+        if self.target_sparsity is None:
+            return above
+        at_target = keep_largest(scores, block_mask, self.target_sparsity)
+        ended = ops.cast(step, "int64") >= self.end_step
+        return ops.where(ended, at_target, ops.logical_or(above, at_target))
 
     def get_config(self):
         config = super().get_config()
@@ -143,19 +175,26 @@ class ThresholdRamp(BlockPruningSchedule):
             "start_slope": self.start_slope,
             "ramp_slope": self.ramp_slope,
             "frequency": config["frequency"],
+            "target_sparsity": self.target_sparsity,
         }
+
+
+def built_weights(dense_model, kind):
+    """The built `PrunableWeight`s of one kind, or of all for None; raises `ValueError` if there are none."""
+    found = [
+        weight
+        for weight in prunable_weights(dense_model)
+        if weight.variable is not None and kind in (None, weight.kind)
+    ]
+    if not found:
+        raise ValueError(
+            f"No built, prunable weight of kind {kind or 'any'} was found in {dense_model.name!r}. Pass a "
+            "trained model that has layers which prune_blocks() can prune, as Dense, Embedding or LSTM."
+        )
+    return found
 
 
 def _quantile(dense_model, fraction, kind):
     """The `fraction` quantile of |w| over the prunable weights of one kind, or of all."""
-    values = [
-        np.abs(ops.convert_to_numpy(weight.variable)).ravel()
-        for weight in prunable_weights(dense_model)
-        if weight.variable is not None and kind in (None, weight.kind)
-    ]
-    if not values:
-        raise ValueError(
-            f"No built, prunable weight of kind {kind or 'any'} was found in {dense_model.name!r}. Pass a "
-            "trained model that has Dense, Embedding, SimpleRNN, GRU or LSTM layers."
-        )
+    values = [np.abs(weight.matrix()).ravel() for weight in built_weights(dense_model, kind)]
     return float(np.quantile(np.concatenate(values), fraction))

@@ -2,8 +2,9 @@
 
 import keras
 
-from tf_blocksparse.pruning.prune import prune_blocks, pruned_weights
+from tf_blocksparse.pruning.prune import prune_blocks
 from tf_blocksparse.pruning.schedule import deserialize_schedule, serialize_schedule
+from tf_blocksparse.pruning.weights import pruned_weights
 
 
 @keras.saving.register_keras_serializable("tf_blocksparse")
@@ -15,11 +16,11 @@ class PruneBlocks(keras.layers.Wrapper):
     `PruneBlocks(Bidirectional(LSTM(...)), ...)`.
 
     Args:
-        layer: the layer to prune: `Dense`, `Embedding`, `SimpleRNN`, `GRU`, `LSTM` or a wrapper of them.
+        layer: the layer to prune, or a wrapper of it.
         block_shape: `(height, width)` or an int.
-        schedule: a `GradualSparsity`, a `ThresholdRamp` or a TFMOT `PruningSchedule`.
+        schedule: a schedule of this package or a TFMOT `PruningSchedule`.
         score: `"max"`, `"mean"` or `"l2"`.
-        group_lasso: float or None, as for `prune_blocks()`.
+        regularizer: a Keras regularizer or None, as for `prune_blocks()`.
 
     Call arguments and shapes are those of the wrapped layer.
 
@@ -29,15 +30,15 @@ class PruneBlocks(keras.layers.Wrapper):
     >>> model = keras.Sequential([keras.Input((64,)), PruneBlocks(keras.layers.Dense(64), 4, schedule)])
     """
 
-    def __init__(self, layer, block_shape=(4, 4), schedule=None, score="max", group_lasso=None, **kwargs):
+    def __init__(self, layer, block_shape=(4, 4), schedule=None, score="max", regularizer=None, **kwargs):
         super().__init__(layer, **kwargs)
         self.block_shape = block_shape
         self.schedule = schedule
         self.score = score
-        self.group_lasso = group_lasso
+        self.regularizer = keras.regularizers.get(regularizer)
         self.supports_masking = layer.supports_masking
         if not pruned_weights(layer):  # a layer that was loaded brings its constraint along
-            prune_blocks(layer, block_shape, schedule, score, group_lasso=group_lasso)
+            prune_blocks(layer, block_shape, schedule, score, regularizer=regularizer)
 
     def call(self, inputs, **kwargs):
         return self.layer(inputs, **kwargs)
@@ -54,11 +55,12 @@ class PruneBlocks(keras.layers.Wrapper):
             "block_shape": self.block_shape,
             "schedule": serialize_schedule(self.schedule),
             "score": self.score,
-            "group_lasso": self.group_lasso,
+            "regularizer": keras.saving.serialize_keras_object(self.regularizer),
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
         config["schedule"] = deserialize_schedule(config["schedule"])
+        config["regularizer"] = keras.saving.deserialize_keras_object(config["regularizer"])
         return super().from_config(config, custom_objects)
