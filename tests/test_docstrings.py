@@ -18,6 +18,7 @@ MODULES = [
     "layers.block_sparse_embedding",
     "layers.block_sparse_lstm",
     "matrix_view",
+    "output_connections",
     "pruning.constant_sparsity",
     "pruning.gradual_sparsity",
     "pruning.hard_threshold",
@@ -27,6 +28,7 @@ MODULES = [
     "pruning.threshold_ramp",
     "pruning.wrapper",
     "regularizers",
+    "storage",
 ]
 
 

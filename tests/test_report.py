@@ -6,7 +6,6 @@ import pytest
 from keras import layers
 
 import tf_blocksparse as bs
-from tf_blocksparse.plots import plot_pruning
 from tf_blocksparse.report import block_masks
 
 
@@ -64,21 +63,86 @@ def test_errors():
         bs.report(layers.Dense(3))
 
 
-def test_block_masks_and_picture(tmp_path):
+def test_block_masks():
     model = bs.prune_blocks(model_with_zeros(), 4, bs.GradualSparsity(0.5, 0, 4, frequency=2))
-    model.compile("sgd", "mse")
-    history = bs.SparsityHistory(every=2)
-    model.fit(np.ones((10, 5, 8)), np.ones((10, 10)), batch_size=2, verbose=0, callbacks=[history])
-    assert history.steps == [2, 4, 5]
-    assert history.sparsity["out/kernel"][1:] == [0.5, 0.5]
-    masks = block_masks(model)
-    assert {path: mask.shape for path, mask in masks.items()} == {
+    assert {path: mask.shape for path, mask in block_masks(model).items()} == {
         "lstm/kernel": (2, 8),
         "lstm/recurrent_kernel": (2, 8),
         "out/kernel": (2, 3),
     }
-    plot_pruning(model, history).savefig(tmp_path / "p.png")
-    plot_pruning(bs.convert(model, min_sparsity=0.4), None).savefig(tmp_path / "c.png")
-    assert (tmp_path / "p.png").stat().st_size > 5000
-    with pytest.raises(ValueError, match="no mask to draw"):
-        plot_pruning(model_with_zeros())
+
+
+def image_model(**settings):
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 3)),
+            layers.Conv2D(8, 3, name="conv"),
+            layers.DepthwiseConv2D(2, name="depthwise"),
+            layers.BatchNormalization(),
+            layers.Flatten(),
+            layers.Dense(10, name="out"),
+        ]
+    )
+    bs.prune_blocks(model, (4, 3), bs.ConstantSparsity(0.75), **settings)
+    model.compile("sgd", "mse")
+    model.fit(np.ones((2, 6, 6, 3)), np.ones((2, 10)), batch_size=2, verbose=0)
+    return model
+
+
+def test_every_weight_says_whether_it_is_pruned_and_why_not():
+    found = {w.path: w for w in bs.report(image_model(exclude="out")).weights}
+    assert {path: w.state for path, w in found.items()} == {
+        "conv/kernel": "pruned",
+        "depthwise/kernel": "dense",
+        "out/kernel": "dense",
+    }
+    assert "each channel has a filter of its own" in found["depthwise/kernel"].note
+    assert found["out/kernel"].note == "left alone: not selected by prune_blocks()"
+    assert found["conv/kernel"].note == "Conv2D has no block-sparse twin"
+
+
+def test_numbers_of_a_weight_of_higher_rank():
+    model = image_model()
+    conv = bs.report(model).weights[0]
+    kernel = np.asarray(model.get_layer("conv").kernel).reshape(27, 8)
+    kept = model.get_layer("conv").kernel.constraint.block_mask.numpy()
+    assert (conv.shape, conv.matrix_shape, conv.block_shape, conv.grid) == ((3, 3, 3, 8), (27, 8), (4, 3), (7, 3))
+    assert conv.num_blocks == kept.sum() == 21 - round(0.75 * 21)
+    assert conv.sparsity == pytest.approx(1 - kept.mean())
+    assert conv.weight_sparsity == pytest.approx((kernel == 0).mean())
+    assert conv.multiply_adds == np.count_nonzero(kernel)
+    assert conv.dense_bytes == 27 * 8 * 4 == 2 * conv.dense_bytes_16
+    assert conv.csr_bytes == np.count_nonzero(kernel) * 8 + 28 * 4
+    assert conv.bsr_bytes == kept.sum() * (12 * 4 + 4) + 8 * 4
+    assert conv.bsr_bytes_16 == kept.sum() * (12 * 2 + 2) + 8 * 2
+
+
+def test_dropped_blocks_that_are_not_zero_are_told():
+    model = image_model()
+    kernel = model.get_layer("conv").kernel
+    dropped = int((~kernel.constraint.block_mask.numpy()).sum())
+    kernel.assign(np.ones(kernel.shape))
+    note = bs.report(model).weights[0].note
+    assert f"{dropped} dropped blocks are not zero" in note and "KeepBlocksZero" in note
+
+
+def test_a_weight_without_blocks_is_told():
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(8)])
+    bs.prune_blocks(model, 4, bs.HardThreshold(100.0))
+    model.compile("sgd", "mse")
+    model.fit(np.ones((2, 8)), np.ones((2, 8)), verbose=0)
+    assert "no block is left" in bs.report(model).weights[0].note
+
+
+def test_columns_and_totals():
+    report = bs.report(image_model())
+    columns = report.to_columns()
+    assert columns["path"] == [w.path for w in report.weights]
+    assert {len(column) for column in columns.values()} == {3}
+    assert set(columns) == set(report.to_dict()["weights"][0])
+    totals = report.to_dict()["totals"]
+    assert totals["dense_bytes"] == sum(columns["dense_bytes"])
+    assert totals["bsr_bytes"] == columns["bsr_bytes"][0] + columns["dense_bytes"][1] + columns["bsr_bytes"][2]
+    elements = [w.matrix_shape[0] * w.matrix_shape[1] for w in report.weights]
+    assert totals["weight_sparsity"] == pytest.approx(np.average(columns["weight_sparsity"], weights=elements))
+    assert f"{totals['multiply_adds']:,}" in str(report)

@@ -33,7 +33,7 @@ def output_connections(model, dense=False):
 
     >>> layer = keras.layers.Dense(3, name="out")
     >>> layer.build((None, 2))
-    >>> layer.kernel.assign([[0.5, 0.0, -0.5], [0.0, 0.0, 0.0]])
+    >>> _ = layer.kernel.assign([[0.5, 0.0, -0.5], [0.0, 0.0, 0.0]])
     >>> output_connections(layer)
     {'out/kernel': array([2, 0])}
 
@@ -77,7 +77,7 @@ def neurons_without_output(model, dense=False):
 
     >>> layer = keras.layers.Dense(3, name="out")
     >>> layer.build((None, 2))
-    >>> layer.kernel.assign([[0.5, 0.0, -0.5], [0.0, 0.0, 0.0]])
+    >>> _ = layer.kernel.assign([[0.5, 0.0, -0.5], [0.0, 0.0, 0.0]])
     >>> neurons_without_output(layer)
     {'out/kernel': 1}
     """

@@ -12,10 +12,10 @@ largest entry needs it.
 
 >>> from tf_blocksparse.blocks import BlockGrid
 >>> grid = BlockGrid((1760, 1760), 4)
->>> bsr_storage(grid, num_blocks=19360, bits=16).overhead  # in 4 x 4 blocks, 90 % of them zero
-0.06392...
->>> csr_storage((1760, 1760), nonzero_weights=19360 * 16, bits=16).overhead
-1.01136...
+>>> round(bsr_storage(grid, num_blocks=19360, bits=16).overhead, 3)  # in 4 x 4 blocks, 90 % of them zero
+0.064
+>>> round(csr_storage((1760, 1760), nonzero_weights=19360 * 16, bits=16).overhead, 3)
+1.011
 """
 
 import dataclasses

@@ -1,5 +1,7 @@
 """`PruningTensorBoard`: pruning as TensorBoard shows it."""
 
+import importlib.util
+
 import numpy as np
 import tensorflow as tf
 from keras import ops
@@ -26,6 +28,7 @@ class PruningTensorBoard(SparsityHistory):
         every: int of at least 1, optimizer steps between two records.
 
     Raises:
+        ImportError: if tensorboard is not installed.
         ValueError: when training begins, if nothing in the model is pruned.
 
     Example:
@@ -35,6 +38,10 @@ class PruningTensorBoard(SparsityHistory):
 
     def __init__(self, log_dir, every=100):
         super().__init__(every)
+        if importlib.util.find_spec("tensorboard") is None:
+            raise ImportError(
+                "PruningTensorBoard needs TensorBoard. Install it: pip install tf-blocksparse[tensorboard]"
+            )
         self.log_dir = str(log_dir)
         self._writer = None
 
