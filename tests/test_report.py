@@ -27,6 +27,11 @@ def test_dense():
     assert "below" in out.note
 
 
+def test_biases_are_not_listed():
+    model = keras.Sequential([keras.Input((5, 8)), layers.GRU(6, name="gru")])
+    assert [w.path for w in bs.report(model).weights] == ["gru/kernel", "gru/recurrent_kernel"]
+
+
 def test_converted():
     converted = bs.convert(model_with_zeros(), block_shape=4, min_sparsity=0.3)
     out = bs.report(converted).weights[2]

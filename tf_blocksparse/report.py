@@ -212,7 +212,7 @@ def report(model):
 
     Returns:
         A `Report`: prints as a table, with 32-bit bytes and the totals in its last row; `.weights` has a
-        `WeightReport` for every weight of two or more dimensions; `.to_dict()` and `.to_columns()` give all of it.
+        `WeightReport` for every weight of two or more dimensions but biases; `.to_dict()` and `.to_columns()` give all of it.
 
     Raises:
         TypeError: if `model` is no Keras layer or model.
@@ -266,7 +266,8 @@ class _Reporter:
                 continue
             inside = {id(v) for sublayer in sublayers(place.layer) for v in sublayer.weights}
             for variable in place.layer.weights:
-                if len(variable.shape) > 1 and id(variable) not in inside | seen:
+                is_matrix = len(variable.shape) > 1 and variable.name != "bias"  # a GRU's has two rows
+                if is_matrix and id(variable) not in inside | seen:
                     seen.add(id(variable))
                     yield self._row(place, variable)
 
@@ -275,8 +276,7 @@ class _Reporter:
         if weight is None:
             path, note = f"{place.path}/{variable.name}", f"cannot be pruned: {self._problem(place.layer, variable)}"
             w = MatrixView().to_matrix(ops.convert_to_numpy(variable))
-            multiplies = variable.name not in ("bias", "beta")
-            return _dense_row(path, variable, w, multiplies, note)
+            return _dense_row(path, variable, w, variable.name != "beta", note)
         if weight.pruning is not None:
             return _pruned_row(weight, self._why_not_converted(weight))
         note = "left alone: not selected by prune_blocks()" if self._any_pruned else self._why_not_converted(weight)

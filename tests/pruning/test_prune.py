@@ -316,6 +316,27 @@ def test_a_shared_layer_is_pruned_once():
     assert int(weight.constraint.step) == 4
 
 
+def test_layers_that_are_pruned_before_they_are_wrapped():
+    def pruned(layer):
+        schedule = bs.GradualSparsity(0.7, 0, 8, frequency=2)
+        return bs.prune_blocks(layer, (4, 2), schedule, regularizer=bs.BlockGroupLasso(1e-3))
+
+    model = sequence_case(
+        layers.Bidirectional(pruned(layers.LSTM(6, return_sequences=True)), name="both"),
+        layers.TimeDistributed(pruned(layers.Dense(9, name="dense")), name="each"),
+        layers.RNN([pruned(layers.GRUCell(6, name="low")), pruned(layers.SimpleRNNCell(4, name="high"))], name="rnn"),
+    )
+    model.compile("adam", "mse")
+    model.fit(*data_for(model, n=20), batch_size=2, verbose=0, callbacks=[Watch()])
+    weights = pruned_weights(model)
+    assert len(weights) == 4 + 1 + 4
+    assert len({id(weight.pruning) for weight in weights}) == 9
+    for weight in weights:
+        mask = np.asarray(weight.pruning.block_mask)
+        assert int(weight.pruning.step) == 10
+        assert (~mask).sum() == min(round(0.7 * mask.size), mask.size - 1), weight.path
+
+
 def test_subclassed_model_that_is_not_built():
     class Model(keras.Model):
         def __init__(self):
