@@ -55,13 +55,16 @@ def losses_over_steps(model, steps):
 
 
 REGULARIZERS = {
-    "group lasso": (lambda: bs.BlockGroupLasso(0.5, 2), lambda w: 0.5 * penalty_by_loops(w, BlockGrid((8, 8), 2))),
+    "group lasso": (
+        lambda **k: bs.BlockGroupLasso(0.5, 2, **k),
+        lambda w: 0.5 * penalty_by_loops(w, BlockGrid((8, 8), 2)),
+    ),
     "group lasso by size": (
-        lambda: bs.BlockGroupLasso(0.5, 2, scale_by_size=True),
+        lambda **k: bs.BlockGroupLasso(0.5, 2, scale_by_size=True, **k),
         lambda w: 0.5 * 2 * penalty_by_loops(w, BlockGrid((8, 8), 2)),
     ),
-    "l1": (lambda: keras.regularizers.L1(0.5), lambda w: 0.5 * np.abs(w).sum()),
-    "l1/2": (lambda: bs.LHalf(0.5), lambda w: 0.5 * np.sqrt(np.abs(w)).sum()),
+    "l1": (lambda **k: keras.regularizers.L1(0.5), lambda w: 0.5 * np.abs(w).sum()),
+    "l1/2": (lambda **k: bs.LHalf(0.5, **k), lambda w: 0.5 * np.sqrt(np.abs(w)).sum()),
 }
 
 
@@ -69,7 +72,7 @@ REGULARIZERS = {
 class TestEachOf:
     def test_alone_it_acts_for_the_whole_training(self, name):
         make, closed_form = REGULARIZERS[name]
-        model = pruned_dense(kernel_regularizer=make())
+        model = pruned_dense(kernel_regularizer=make(follow_schedule=False))
         bs.prune_blocks(model, 2, bs.GradualSparsity(0.5, 2, 4, frequency=1))
         w = np.asarray(model.layers[0].kernel, "float64")
         seen = losses_over_steps(model, 7)
@@ -87,6 +90,12 @@ class TestEachOf:
         np.testing.assert_allclose(seen[2], closed_form(w), rtol=1e-5)
         assert all(loss > 0 for loss in seen[2:6])
         assert seen[6:] == [0.0] * 3
+
+    def test_without_pruning_it_acts_all_the_time(self, name):
+        make, closed_form = REGULARIZERS[name]
+        model = pruned_dense(kernel_regularizer=make())
+        w = np.asarray(model.layers[0].kernel, "float64")
+        np.testing.assert_allclose(losses_over_steps(model, 3), closed_form(w), rtol=1e-5)
 
     def test_gradient_is_finite_and_zero_at_zero_blocks(self, name):
         make, _ = REGULARIZERS[name]
@@ -113,6 +122,16 @@ class TestEachOf:
         seen = losses_over_steps(model, 3)
         np.testing.assert_allclose(seen[0], 0.25 * (w**2).sum(), rtol=1e-5)
         np.testing.assert_allclose(seen[1], 0.25 * (w**2).sum() + closed_form(w), rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", [lambda: bs.BlockGroupLasso(0.5), lambda: bs.LHalf(0.5)])
+def test_on_a_pruned_layer_our_own_follow_the_schedule(make):
+    model = pruned_dense()
+    layer = model.layers[0]
+    bs.prune_blocks(model, 2, bs.GradualSparsity(0.5, 2, 5, frequency=1))
+    layer.kernel.regularizer = layer.kernel_regularizer = make()
+    seen = losses_over_steps(model, 8)
+    assert [loss > 0 for loss in seen] == [False] * 2 + [True] * 3 + [False] * 3
 
 
 def test_group_lasso_takes_blocks_gates_and_view_from_the_pruning():

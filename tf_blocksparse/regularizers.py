@@ -1,7 +1,8 @@
 """Regularizers that lead weights to zero ([BSR] section 3.2 and appendix A).
 
-Each acts for the whole training when it is given to a layer, and only while a pruning schedule runs when it is given
-to `prune_blocks(regularizer=...)`, which wraps it in `WhilePruning`.
+On a weight that is not pruned each acts for the whole training. On a pruned one `BlockGroupLasso` and `LHalf` act while
+the schedule runs, unless they are told not to follow it; and so does any regularizer that is given to
+`prune_blocks(regularizer=...)`, which wraps it in `WhilePruning`.
 """
 
 import keras
@@ -15,7 +16,9 @@ from tf_blocksparse.matrix_view import MatrixView
 class BlockGroupLasso(keras.regularizers.Regularizer):
     """Adds `factor * sum over blocks of ||w_block||_2` to the loss.
 
-    A block that is zero has gradient zero. The penalty alone makes blocks small, not exactly zero: pruning does.
+    On a weight that is pruned it is active while the pruning schedule is, from its first step to its last: the paper's
+    group lasso with block pruning (GLP). On any other weight it is active all the time: plain group lasso. A block
+    that is zero has gradient zero. The penalty alone makes blocks small, not exactly zero: pruning does.
 
     Args:
         factor: float, at least 0: lambda_g of the paper.
@@ -24,6 +27,7 @@ class BlockGroupLasso(keras.regularizers.Regularizer):
             grid is laid on each, as in pruning. A pruned weight knows its own.
         scale_by_size: bool, whether to multiply the norm of each block by the square root of the number of its
             elements, so that large and small blocks are pressed alike (Yuan and Lin). The paper does not.
+        follow_schedule: bool, whether to act on a pruned weight only while its schedule runs.
 
     Example:
 
@@ -33,18 +37,20 @@ class BlockGroupLasso(keras.regularizers.Regularizer):
         [BSR] section 3.2; Yuan and Lin, 2006, model selection with grouped variables
     """
 
-    def __init__(self, factor, block_shape=None, gates=1, scale_by_size=False):
+    def __init__(self, factor, block_shape=None, gates=1, scale_by_size=False, follow_schedule=True):
         self.factor = check_factor(factor)
         self.block_shape = None if block_shape is None else canonical_block_shape(block_shape)
         self.gates = gates
         self.scale_by_size = bool(scale_by_size)
+        self.follow_schedule = bool(follow_schedule)
 
     def __call__(self, w):
         pruning = _pruning_of(w)
         view = MatrixView() if pruning is None else pruning.view
         gates = self.gates if pruning is None else pruning.gates
         grid = BlockGrid(view.matrix_shape(w.shape), self._block_shape(pruning), gates * view.gates(w.shape))
-        return self.factor * group_norms(view.to_matrix(w), grid, self.scale_by_size)
+        penalty = self.factor * group_norms(view.to_matrix(w), grid, self.scale_by_size)
+        return _while_running(pruning, penalty) if self.follow_schedule else penalty
 
     def _block_shape(self, pruning):
         if self.block_shape is None and pruning is None:
@@ -60,6 +66,7 @@ class BlockGroupLasso(keras.regularizers.Regularizer):
             "block_shape": self.block_shape,
             "gates": self.gates,
             "scale_by_size": self.scale_by_size,
+            "follow_schedule": self.follow_schedule,
         }
 
 
@@ -73,35 +80,37 @@ class LHalf(keras.regularizers.Regularizer):
     Args:
         factor: float, at least 0: lambda of the paper.
         cut: float above 0, |w| below which the penalty is linear.
+        follow_schedule: bool, whether to act on a pruned weight only while its schedule runs.
 
     Reference:
         [BSR] appendix A; Fan, Wu and Zurada, 2016, convergence of batch gradient learning with smoothing
         regularization
     """
 
-    def __init__(self, factor, cut=1e-6):
+    def __init__(self, factor, cut=1e-6, follow_schedule=True):
         self.factor = check_factor(factor)
         if not 0 < cut < float("inf"):
             raise ValueError(f"`cut` must be a finite number above 0. Received: cut={cut!r}.")
         self.cut = float(cut)
+        self.follow_schedule = bool(follow_schedule)
 
     def __call__(self, w):
         magnitudes = ops.abs(ops.cast(w, "float32"))
         large = magnitudes > self.cut
         roots = ops.sqrt(ops.where(large, magnitudes, 1.0))
-        return self.factor * ops.sum(ops.where(large, roots, magnitudes / self.cut**0.5))
+        penalty = self.factor * ops.sum(ops.where(large, roots, magnitudes / self.cut**0.5))
+        return _while_running(_pruning_of(w), penalty) if self.follow_schedule else penalty
 
     def get_config(self):
-        return {"factor": self.factor, "cut": self.cut}
+        return {"factor": self.factor, "cut": self.cut, "follow_schedule": self.follow_schedule}
 
 
 @keras.saving.register_keras_serializable("tf_blocksparse")
 class WhilePruning(keras.regularizers.Regularizer):
     """Makes a regularizer act only while the pruning schedule of its weight runs, from its first step to its last.
 
-    With a `BlockGroupLasso` this is the paper's group lasso with block pruning (GLP). Before a schedule that prunes
-    only once, as `ConstantSparsity` does, it acts from the start of training. On a weight that is not pruned it is
-    never active. `prune_blocks(regularizer=...)` makes it; nobody needs to build it by hand.
+    Before a schedule that prunes only once, as `ConstantSparsity` does, it acts from the start of training. On a weight
+    that is not pruned it is never active. `prune_blocks(regularizer=...)` makes it; nobody needs to build it by hand.
 
     Args:
         regularizer: the Keras regularizer that acts while pruning does.
@@ -117,7 +126,7 @@ class WhilePruning(keras.regularizers.Regularizer):
         pruning = _pruning_of(w)
         if pruning is None:
             return ops.convert_to_tensor(always, dtype="float32")
-        return ops.where(_is_running(pruning), self.regularizer(w), 0.0) + always
+        return _while_running(pruning, self.regularizer(w)) + always
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
@@ -150,6 +159,11 @@ def _pruning_of(w):
     constraint = getattr(w, "constraint", None)
     found = constraint.of_variable(w) if hasattr(constraint, "of_variable") else None
     return found if hasattr(found, "schedule") else None
+
+
+def _while_running(pruning, penalty):
+    """The penalty while the schedule of a pruning constraint runs, else 0; all the time if there is no pruning."""
+    return penalty if pruning is None else ops.where(_is_running(pruning), penalty, 0.0)
 
 
 def _is_running(pruning):

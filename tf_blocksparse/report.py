@@ -212,7 +212,8 @@ def report(model):
 
     Returns:
         A `Report`: prints as a table, with 32-bit bytes and the totals in its last row; `.weights` has a
-        `WeightReport` for every weight of two or more dimensions but biases; `.to_dict()` and `.to_columns()` give all of it.
+        `WeightReport` for every weight of two or more dimensions but biases; `.to_dict()` and `.to_columns()` give
+        all of it.
 
     Raises:
         TypeError: if `model` is no Keras layer or model.

@@ -191,6 +191,15 @@ def test_every_saved_step_is_sparse(tmp_path):
 
 class TestFormatsThatHoldNoMasks:
     @pytest.mark.filterwarnings("ignore")
+    def test_legacy_h5_warns_when_it_saves_and_other_formats_do_not(self, tmp_path, recwarn):
+        model = CASES["lstm"].pruned()
+        model.save(tmp_path / "model.keras")
+        model.save_weights(tmp_path / "model.weights.h5")
+        keras.models.load_model(tmp_path / "model.keras")
+        assert not [w for w in recwarn if "hold neither the masks" in str(w.message)]
+        with pytest.warns(UserWarning, match="hold neither the masks nor the step"):
+            model.save(tmp_path / "model.h5")
+
     def test_legacy_h5_warns_when_it_trains_on(self, tmp_path, caplog):
         record = trained(SMALL)
         record.model.save(tmp_path / "model.h5")

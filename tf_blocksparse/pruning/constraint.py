@@ -6,6 +6,8 @@ sparse. The step and the mask belong to the constraint and are saved and restore
 """
 
 import logging
+import sys
+import warnings
 
 import keras
 import numpy as np
@@ -195,6 +197,13 @@ class BlockPruningConstraint(
             self.block_mask.assign(store["block_mask"])
 
     def get_config(self):
+        if _writes_legacy_h5():
+            warnings.warn(
+                "Legacy .h5 files hold neither the masks nor the step of pruning: a model that is loaded from one "
+                "starts pruning afresh. Save it as .keras or .weights.h5, or call tf_blocksparse.strip_pruning() "
+                "before.",
+                stacklevel=2,
+            )
         return {
             "schedule": serialize_schedule(self.schedule),
             "block_shape": list(self.block_shape),
@@ -212,6 +221,16 @@ class BlockPruningConstraint(
         config["schedule"] = deserialize_schedule(config["schedule"])
         config["inner"] = keras.saving.deserialize_keras_object(config["inner"])
         return cls(**config)
+
+
+def _writes_legacy_h5():
+    """Whether Keras asks for the config to write it to a legacy .h5 file. It tells so in no other way."""
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_filename.endswith("legacy_h5_format.py") and "save" in frame.f_code.co_name:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def check_ranking(ranking):

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from tf_blocksparse import blocks
+from tf_blocksparse.pruning.optimizers import warn_about_optimizer
 from tf_blocksparse.pruning.schedule import check_step
 from tf_blocksparse.pruning.weights import pruned_weights
 
@@ -58,6 +59,7 @@ class SparsityHistory(keras.callbacks.Callback):
         self._warned = False
 
     def on_train_begin(self, logs=None):
+        warn_about_optimizer(self.model, averages=False)
         weights = pruned_weights(self.model)
         self._began_at = _step(weights)
         self._batches = 0

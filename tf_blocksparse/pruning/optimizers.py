@@ -40,7 +40,7 @@ def warn_about_optimizer(model, averages=True):
 
     Args:
         model: a layer or model; one that is not compiled says nothing.
-        averages: bool, whether to warn of averaged weights.
+        averages: bool, whether to warn of averaged weights, which is too late or needless once they are seen to.
     """
     optimizer = getattr(model, "optimizer", None)
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer

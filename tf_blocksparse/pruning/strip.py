@@ -5,7 +5,7 @@ import logging
 import keras
 
 from tf_blocksparse.cloning import clone_uncompiled
-from tf_blocksparse.pruning.optimizers import zero_dropped_blocks
+from tf_blocksparse.pruning.optimizers import warn_about_optimizer, zero_dropped_blocks
 from tf_blocksparse.pruning.prune import check_layer, forget_traced_functions
 from tf_blocksparse.pruning.sublayer_constraints import forget_constraints, is_attention
 from tf_blocksparse.pruning.weights import layer_paths, pruned_weights
@@ -40,6 +40,7 @@ def strip_pruning(layer_or_model):
             "called on, once."
         )
     warn_if_unfinished(weights)
+    warn_about_optimizer(layer_or_model, averages=False)
     for weight in weights:
         zero_dropped_blocks(weight)
     detach(layer_or_model)
