@@ -99,6 +99,8 @@ def test_one_schedule_for_each_kind_of_weight():
         (dict(exclude=["first", "third"]), ["second/kernel"]),
         (dict(include=lambda layer: layer.units == 4), ["second/kernel", "third/kernel"]),
         (dict(include=lambda layer: layer.units == 4, exclude="third"), ["second/kernel"]),
+        (dict(include=["first/kernel", "*ird/k*"]), ["first/kernel", "third/kernel"]),
+        (dict(include=[layers.LSTM, layers.Dense], exclude="*st"), ["second/kernel", "third/kernel"]),
     ],
 )
 def test_include_and_exclude(selection, expected):

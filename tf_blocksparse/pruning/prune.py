@@ -50,8 +50,9 @@ def prune_blocks(
             weight, `"recurrent"`, `"linear"`, `"embedding"`, `"convolution"`, or for each name pattern; of several
             that fit a weight the first counts, and a weight that none fits is not pruned.
         score: `"max"` (the paper's), `"mean"` or `"l2"`: how |w| of a block becomes its score.
-        include: prune only these: a layer, a pattern of names of layers or weights such as `"lstm_*"` or
-            `"*/recurrent_kernel"`, a function of a layer that returns a bool, or a list of these. None: all.
+        include: prune only these: a layer, a class of layers, a pattern of names of layers or weights such as
+            `"lstm_*"` or `"*/recurrent_kernel"`, a function of a layer that returns a bool, or a list of these. None:
+            all.
         exclude: leave these alone, in the same terms.
         weights: names of weights of custom layers to prune as well, which have no `..._constraint`: a pattern of
             their names, as in `"w"` or `"my_layer/w"`, a list of these, or a dict from the pattern to the number of

@@ -187,6 +187,8 @@ class PrunableWeight:
         """Whether `selection` picks this weight: see `prune_blocks()`."""
         if isinstance(selection, keras.layers.Layer):
             return any(layer is selection for layer in self.place.chain)
+        if isinstance(selection, type):
+            return any(isinstance(layer, selection) for layer in self.place.chain)
         if isinstance(selection, str):
             names = [layer.name for layer in self.place.chain] + [self.place.path, self.path]
             return any(fnmatch.fnmatchcase(name, selection) for name in names)
@@ -195,7 +197,7 @@ class PrunableWeight:
         if isinstance(selection, (list, tuple, set)):
             return any(self.matches(one) for one in selection)
         raise TypeError(
-            "`include` and `exclude` take a layer, a name pattern such as 'lstm_*' or '*/recurrent_kernel', a "
+            "`include` and `exclude` take a layer, a class of layers, a name pattern such as 'lstm_*' or '*/recurrent_kernel', a "
             f"function of a layer, or a list of these. Received: {selection!r} of type {type(selection).__name__}."
         )
 
