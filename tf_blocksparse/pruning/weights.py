@@ -197,8 +197,9 @@ class PrunableWeight:
         if isinstance(selection, (list, tuple, set)):
             return any(self.matches(one) for one in selection)
         raise TypeError(
-            "`include` and `exclude` take a layer, a class of layers, a name pattern such as 'lstm_*' or '*/recurrent_kernel', a "
-            f"function of a layer, or a list of these. Received: {selection!r} of type {type(selection).__name__}."
+            "`include` and `exclude` take a layer, a class of layers, a name pattern such as 'lstm_*' or "
+            f"'*/recurrent_kernel', a function of a layer, or a list of these. Received: {selection!r} of type "
+            f"{type(selection).__name__}."
         )
 
 
