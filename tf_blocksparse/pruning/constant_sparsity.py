@@ -3,11 +3,11 @@
 import keras
 from keras import ops
 
-from tf_blocksparse.pruning.schedule import BlockPruningSchedule, check_fraction, keep_largest
+from tf_blocksparse.pruning.schedule import SparsitySchedule, check_fraction
 
 
 @keras.saving.register_keras_serializable("tf_blocksparse")
-class ConstantSparsity(BlockPruningSchedule):
+class ConstantSparsity(SparsitySchedule):
     """Drops the blocks of lowest score at once, at `begin_step`, and no more after it.
 
     In each weight matrix the share `target_sparsity` of the blocks goes, to one block and whatever the ties; one
@@ -35,8 +35,6 @@ class ConstantSparsity(BlockPruningSchedule):
         (https://www.tensorflow.org/model_optimization/api_docs/python/tfmot/sparsity/keras/ConstantSparsity)
     """
 
-    updates_at_end = True
-
     def __init__(self, target_sparsity, begin_step=0):
         super().__init__(begin_step, end_step=None)
         self.target_sparsity = check_fraction("target_sparsity", target_sparsity)
@@ -44,13 +42,6 @@ class ConstantSparsity(BlockPruningSchedule):
     def sparsity(self, step):
         """Sparsity aimed at when `step` steps were taken: float64 scalar."""
         return ops.cast(ops.cast(step, "int64") >= self.end_step, "float64") * self.target_sparsity
-
-    def __call__(self, step):
-        """`(should_prune, sparsity)` at `step`, as TFMOT's schedules."""
-        return self.should_prune(step), self.sparsity(step)
-
-    def keep(self, scores, block_mask, step):
-        return keep_largest(scores, block_mask, self.target_sparsity)
 
     def get_config(self):
         return {"target_sparsity": self.target_sparsity, "begin_step": self.begin_step}

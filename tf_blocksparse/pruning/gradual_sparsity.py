@@ -4,15 +4,14 @@ import keras
 from keras import ops
 
 from tf_blocksparse.pruning.schedule import (
-    BlockPruningSchedule,
+    SparsitySchedule,
     check_fraction,
     check_step,
-    keep_largest,
 )
 
 
 @keras.saving.register_keras_serializable("tf_blocksparse")
-class GradualSparsity(BlockPruningSchedule):
+class GradualSparsity(SparsitySchedule):
     """Raises the sparsity from `initial_sparsity` to `target_sparsity`, fast at first.
 
     `s_t = s_f + (s_i - s_f) * (1 - (t - begin_step) / (end_step - begin_step)) ** power`
@@ -42,8 +41,6 @@ class GradualSparsity(BlockPruningSchedule):
         [Zhu and Gupta, 2017, "To prune, or not to prune"](https://arxiv.org/abs/1710.01878)
     """
 
-    updates_at_end = True
-
     def __init__(
         self,
         target_sparsity,
@@ -70,13 +67,6 @@ class GradualSparsity(BlockPruningSchedule):
         step = ops.clip(ops.cast(step, "float64"), self.begin_step, self.end_step)
         left = (self.end_step - step) / (self.end_step - self.begin_step)
         return self.target_sparsity + (self.initial_sparsity - self.target_sparsity) * left**self.power
-
-    def __call__(self, step):
-        """`(should_prune, sparsity)` at `step`, as TFMOT's schedules."""
-        return self.should_prune(step), self.sparsity(step)
-
-    def keep(self, scores, block_mask, step):
-        return keep_largest(scores, block_mask, self.sparsity(step))
 
     def get_config(self):
         return {

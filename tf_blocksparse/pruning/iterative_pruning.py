@@ -3,11 +3,11 @@
 import keras
 from keras import ops
 
-from tf_blocksparse.pruning.schedule import BlockPruningSchedule, check_fraction, check_step, keep_largest
+from tf_blocksparse.pruning.schedule import SparsitySchedule, check_fraction, check_step
 
 
 @keras.saving.register_keras_serializable("tf_blocksparse")
-class IterativePruning(BlockPruningSchedule):
+class IterativePruning(SparsitySchedule):
     """Drops blocks in a few rounds, with `retrain_steps` between them in which the network recovers.
 
     Round i, from 0, is at step `begin_step + i * retrain_steps`: in each weight matrix the blocks of lowest score
@@ -36,8 +36,6 @@ class IterativePruning(BlockPruningSchedule):
         (https://arxiv.org/abs/1506.02626)
     """
 
-    updates_at_end = True
-
     def __init__(self, sparsities, begin_step, retrain_steps):
         self.sparsities = _check_sparsities(sparsities)
         self.retrain_steps = check_step("retrain_steps", retrain_steps, at_least=1)
@@ -64,13 +62,6 @@ class IterativePruning(BlockPruningSchedule):
         last = len(self.sparsities)
         rounds = (ops.cast(step, "int64") - self.begin_step) // self.retrain_steps + 1
         return ops.take(ops.convert_to_tensor([0.0, *self.sparsities], "float64"), ops.clip(rounds, 0, last))
-
-    def __call__(self, step):
-        """`(should_prune, sparsity)` at `step`, as TFMOT's schedules."""
-        return self.should_prune(step), self.sparsity(step)
-
-    def keep(self, scores, block_mask, step):
-        return keep_largest(scores, block_mask, self.sparsity(step))
 
     def get_config(self):
         return {

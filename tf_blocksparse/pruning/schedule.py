@@ -110,6 +110,23 @@ class BlockPruningSchedule(tfmot.sparsity.keras.PruningSchedule):
         }
 
 
+class SparsitySchedule(BlockPruningSchedule):
+    """Base class of schedules that aim at a sparsity: `sparsity()` says at which, ranking says which blocks go."""
+
+    updates_at_end = True
+
+    def sparsity(self, step):
+        """Sparsity aimed at when `step` steps were taken: float64 scalar, as 0.7 of 45 blocks is exact in it."""
+        raise NotImplementedError(f"{type(self).__name__} must implement sparsity().")
+
+    def __call__(self, step):
+        """`(should_prune, sparsity)` at `step`, as TFMOT's schedules."""
+        return self.should_prune(step), self.sparsity(step)
+
+    def keep(self, scores, block_mask, step):
+        return keep_largest(scores, block_mask, self.sparsity(step))
+
+
 def keep_largest(scores, block_mask, sparsity):
     """Drops the blocks of lowest score until `round(sparsity * blocks)` are dropped in all.
 
