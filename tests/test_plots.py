@@ -58,7 +58,7 @@ def test_errors():
     dense = keras.Sequential([keras.Input((4,)), layers.Dense(4)])
     with pytest.raises(ValueError, match="no mask to draw"):
         plots.plot_pruning(dense)
-    with pytest.raises(ValueError, match="no block sparsity to draw"):
+    with pytest.raises(ValueError, match="no sparsity by block to draw"):
         plots.plot_sparsity_by_layer(dense)
     with pytest.raises(ValueError, match="dense=True"):
         plots.plot_output_connections(dense)

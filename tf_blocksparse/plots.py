@@ -14,6 +14,8 @@ from tf_blocksparse.report import block_masks, report
 
 _LINE_STYLES = ("-", "--", ":", "-.")
 _COLORS = 10  # of matplotlib's default cycle
+_LEGEND_COLUMNS = 3
+_SHARP_BLOCKS = 200  # along a side; about the pixels that a mask is drawn with
 
 
 def plot_pruning(model, history=None):
@@ -121,8 +123,8 @@ def plot_sparsity_by_layer(models):
     """Draws the sparsity of every pruned or block-sparse weight as bars, in the order of the model.
 
     Args:
-        models: a pruned or converted `keras.Model`, or a dict from labels to models; weights of the same path
-            stand side by side.
+        models: a pruned or converted `keras.Model`, or a dict from labels to models. Weights of the same path stand
+            side by side; if all models have matrices of the same shapes, weights of the same place.
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -136,23 +138,22 @@ def plot_sparsity_by_layer(models):
         [BSR] appendix B.3, Figure 5; Narang et al., 2017, https://arxiv.org/abs/1711.02782
     """
     figure_class = _figure_class()
-    sparsities, paths = {}, {}
-    for label, model in _labelled(models).items():
-        found = {w.path: w.sparsity for w in report(model).weights if w.block_shape is not None}
-        if not found:
-            raise ValueError(
-                f"Nothing in {model.name!r} is pruned or block-sparse, so it has no block sparsity to draw."
-            )
-        sparsities[label] = found
-        paths.update(dict.fromkeys(found))
-    paths = list(paths)
-    figure = figure_class(figsize=(max(6, 2.5 + 0.6 * len(paths)), 5), layout="constrained")
+    rows = {label: _rows_with_blocks(model) for label, model in _labelled(models).items()}
+    if len({tuple(w.matrix_shape for w in found) for found in rows.values()}) == 1:
+        names = [w.path for w in next(iter(rows.values()))]  # one architecture, whatever Keras numbered the layers
+        sparsities = {
+            label: {n: w.sparsity for n, w in zip(names, found, strict=True)} for label, found in rows.items()
+        }
+    else:
+        sparsities = {label: {w.path: w.sparsity for w in found} for label, found in rows.items()}
+    paths = list(dict.fromkeys(path for found in sparsities.values() for path in found))
+    figure = figure_class(figsize=(max(5, 2.5 + 0.6 * len(paths)), 5), layout="constrained")
     axis = figure.subplots()
     width = 0.8 / len(sparsities)
     for i, (label, found) in enumerate(sparsities.items()):
         x = np.arange(len(paths)) + (i - (len(sparsities) - 1) / 2) * width
         axis.bar(x, [found.get(path, np.nan) for path in paths], width, label=label)
-    axis.set(ylabel="sparsity (blocks)", ylim=(0, 1), xlim=(-0.7, len(paths) - 0.3), title="Sparsity by layer")
+    axis.set(ylabel="sparsity (blocks)", ylim=(0, 1.03), xlim=(-0.8, len(paths) - 0.2), title="Sparsity by layer")
     axis.set_xticks(range(len(paths)), paths, rotation=45, ha="right", rotation_mode="anchor", fontsize="small")
     axis.grid(axis="y", alpha=0.3)
     axis.set_axisbelow(True)
@@ -161,17 +162,27 @@ def plot_sparsity_by_layer(models):
     return figure
 
 
+def _rows_with_blocks(model):
+    """The `WeightReport`s of the pruned and block-sparse weights of a model."""
+    found = [w for w in report(model).weights if w.block_shape is not None]
+    if not found:
+        raise ValueError(
+            f"Nothing in {model.name!r} is pruned or block-sparse, so it has no sparsity by block to draw."
+        )
+    return found
+
+
 def draw_history(axis, history):
     """Draws the sparsities of a `SparsityHistory` over time into a matplotlib axis."""
     _draw_curves(axis, history.steps, history.sparsity)
-    axis.set(ylabel="sparsity (blocks)", ylim=(0, 1), title="Sparsity over time")
+    axis.set(ylabel="sparsity (blocks)", ylim=(0, 1.03), title="Sparsity over time")
 
 
 def draw_threshold(axis, history):
     """Draws the thresholds of a `SparsityHistory` over time into a matplotlib axis."""
     _draw_curves(axis, history.steps, history.threshold)
     axis.set(ylabel="threshold", title="Threshold over time")
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 1.05 * axis.dataLim.ymax if axis.dataLim.ymax > 0 else 1)
 
 
 def draw_mask(axis, path, block_mask):
@@ -185,7 +196,7 @@ def draw_mask(axis, path, block_mask):
 
 def _interpolation(block_mask):
     """Sharp edges, unless there are more blocks than pixels."""
-    return "nearest" if max(block_mask.shape) < 256 else "antialiased"
+    return "nearest" if max(block_mask.shape) < _SHARP_BLOCKS else "antialiased"
 
 
 def _draw_over_time(figure, history):
@@ -196,9 +207,6 @@ def _draw_over_time(figure, history):
     handles, labels = left.get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=_LEGEND_COLUMNS, fontsize="small")
-
-
-_LEGEND_COLUMNS = 3
 
 
 def _legend_rows(history):
