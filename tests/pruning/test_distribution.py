@@ -114,6 +114,23 @@ run("eagerly", lambda: optimizers.SGD(0.05), compile_settings={"run_eagerly": Tr
 run("averaged weights", lambda: optimizers.Adam(0.01, use_ema=True), alone=False,
     callbacks=lambda: [bs.KeepBlocksZero()])
 
+class Unbuilt(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.inner = [layers.LSTM(6), layers.Dense(3)]
+    def call(self, x):
+        for layer in self.inner:
+            x = layer(x)
+        return x
+
+with strategy.scope():
+    keras.utils.set_random_seed(1)
+    unbuilt = prune(Unbuilt())
+    unbuilt.compile(optimizers.SGD(0.05), "mse")
+fit(unbuilt)
+assert len(pruned_weights(unbuilt)) == 3
+check(unbuilt, "not built before")
+
 # A model that was saved under the strategy goes on under it, and without it, as if it had not been saved.
 path = sys.argv[1] + "/model.keras"
 model.save(path)
@@ -135,7 +152,7 @@ print("saved", flush=True)
 def test_mirrored_replicas_prune_alike_and_as_one_device_does(tmp_path):
     out = run_python(MIRRORED, tmp_path, timeout=900)
     expected = ["fit", "attached outside of the scope", "loop", "global ranking", "adamw", "mixed_float16"]
-    expected += ["mixed_bfloat16", "eagerly", "averaged weights", "saved"]
+    expected += ["mixed_bfloat16", "eagerly", "averaged weights", "not built before", "saved"]
     assert [line for line in out.splitlines() if line in expected] == expected
 
 

@@ -105,6 +105,9 @@ class BlockPruningConstraint(
 
     def build_for(self, variable):
         """Makes the state where the variable lives: mirrored, if a distribution strategy mirrors it."""
+        if tf.distribute.has_strategy() and not tf.distribute.in_cross_replica_context():
+            self.build(variable.shape)  # at the first step, in a replica: TensorFlow mirrors what is made there
+            return
         value = getattr(variable, "value", None)
         with getattr(value, "distribute_strategy", tf.distribute.get_strategy()).scope():
             self.build(variable.shape)
