@@ -12,6 +12,8 @@ import math
 import numpy as np
 from keras import ops
 
+from tf_blocksparse.blocks import BlockGrid
+
 
 @dataclasses.dataclass(frozen=True)
 class MatrixView:
@@ -47,6 +49,10 @@ class MatrixView:
         """Number of matrices that lie side by side in the columns of a weight of `shape`."""
         _, out_axes = self._axes(shape)
         return math.prod(shape[a] for a in out_axes[: self.gate_axes])
+
+    def grid(self, shape, block_shape, gates=1):
+        """The `BlockGrid` of a weight of `shape`, each of whose matrices has `gates` side by side."""
+        return BlockGrid(self.matrix_shape(shape), block_shape, gates * self.gates(shape))
 
     def to_matrix(self, w):
         """The weight `w` as a matrix `[in, out]`: an array when it is one, else a tensor."""

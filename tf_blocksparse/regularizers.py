@@ -8,7 +8,7 @@ the schedule runs, unless they are told not to follow it; and so does any regula
 import keras
 from keras import ops
 
-from tf_blocksparse.blocks import BlockGrid, canonical_block_shape
+from tf_blocksparse.blocks import canonical_block_shape
 from tf_blocksparse.matrix_view import MatrixView
 
 
@@ -48,7 +48,7 @@ class BlockGroupLasso(keras.regularizers.Regularizer):
         pruning = _pruning_of(w)
         view = MatrixView() if pruning is None else pruning.view
         gates = self.gates if pruning is None else pruning.gates
-        grid = BlockGrid(view.matrix_shape(w.shape), self._block_shape(pruning), gates * view.gates(w.shape))
+        grid = view.grid(w.shape, self._block_shape(pruning), gates)
         penalty = self.factor * group_norms(view.to_matrix(w), grid, self.scale_by_size)
         return _while_running(pruning, penalty) if self.follow_schedule else penalty
 

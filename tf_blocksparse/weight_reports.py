@@ -6,7 +6,6 @@ import numpy as np
 from keras import ops
 
 from tf_blocksparse import blocks
-from tf_blocksparse.blocks import BlockGrid
 from tf_blocksparse.convert import TWINS, why_not
 from tf_blocksparse.layers.block_sparse_weight import BlockSparseWeight
 from tf_blocksparse.matrix_view import MatrixView
@@ -152,7 +151,7 @@ def _pruned_row(weight, why_not_converted):
     grid, block_mask = pruning.grid, pruning.block_mask
     notes = []
     if grid is None:  # made at the first step of training
-        grid = BlockGrid(w.shape, pruning.block_shape, pruning.gates * pruning.view.gates(weight.variable.shape))
+        grid = pruning.view.grid(weight.variable.shape, pruning.block_shape, pruning.gates)
         block_mask = np.ones(grid.mask_shape, bool)
         notes.append("not trained yet")
     block_mask = ops.convert_to_numpy(block_mask)

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from tf_blocksparse.blocks import BlockGrid, canonical_block_shape, check_score
+from tf_blocksparse.blocks import canonical_block_shape, check_score
 from tf_blocksparse.matrix_view import MatrixView
 from tf_blocksparse.pruning.schedule import (
     check_schedule,
@@ -88,8 +88,7 @@ class BlockPruningConstraint(
 
     def build(self, shape):
         """Makes the state for a weight of `shape`."""
-        gates = self.gates * self.view.gates(shape)
-        grid = BlockGrid(self.view.matrix_shape(shape), self.block_shape, gates)
+        grid = self.view.grid(shape, self.block_shape, self.gates)
         if self.grid is not None and self.grid != grid:
             raise ValueError(
                 f"This constraint belongs to a weight of shape {self.grid.shape} and cannot serve one of shape "

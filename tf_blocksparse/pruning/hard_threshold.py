@@ -6,7 +6,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_blocksparse.blocks import BlockGrid
 from tf_blocksparse.pruning.schedule import BlockPruningSchedule, check_fraction
 from tf_blocksparse.pruning.threshold_ramp import built_weights
 
@@ -97,6 +96,5 @@ class HardThreshold(BlockPruningSchedule):
 
 def _block_scores(weight, block_shape, score):
     """Scores of the blocks of a `PrunableWeight` in one row: NumPy float32."""
-    w = weight.matrix()
-    gates = weight.gates * weight.view.gates(weight.variable.shape)
-    return ops.convert_to_numpy(BlockGrid(w.shape, block_shape, gates).scores(w, score)).ravel()
+    grid = weight.view.grid(weight.variable.shape, block_shape, weight.gates)
+    return ops.convert_to_numpy(grid.scores(weight.matrix(), score)).ravel()

@@ -9,7 +9,7 @@ from keras import ops
 
 from tf_blocksparse import blocks
 from tf_blocksparse.pruning.optimizers import warn_about_optimizer
-from tf_blocksparse.pruning.schedule import check_step
+from tf_blocksparse.pruning.schedule import check_step, end_step_of
 from tf_blocksparse.pruning.weights import pruned_weights
 
 logger = logging.getLogger("tf_blocksparse")
@@ -100,7 +100,7 @@ class SparsityHistory(keras.callbacks.Callback):
             taken = 0 if weight.pruning.step is None else int(weight.pruning.step)
             # At most: with `initial_epoch` there are fewer, which the callback is not told.
             possible = taken + math.ceil(epochs * batches / weight.pruning.gradient_accumulation_steps)
-            end_step = getattr(weight.pruning.schedule, "end_step", -1)
+            end_step = end_step_of(weight.pruning.schedule)
             if possible < end_step:
                 logger.warning(
                     "%s: its pruning schedule ends at step %d, but this call of fit() (epochs=%d, %d batches each) "

@@ -9,7 +9,7 @@ from tf_blocksparse.blocks import check_score
 from tf_blocksparse.pruning.constraint import BlockPruningConstraint, check_ranking
 from tf_blocksparse.pruning.global_ranking import link_ranking
 from tf_blocksparse.pruning.optimizers import warn_about_optimizer
-from tf_blocksparse.pruning.schedule import check_schedule, check_step
+from tf_blocksparse.pruning.schedule import check_schedule, check_step, end_step_of
 from tf_blocksparse.pruning.selection import choose
 from tf_blocksparse.regularizers import WhilePruning
 
@@ -151,7 +151,7 @@ def _check_schedules(schedule, ranking, train_steps):
                 'ranking="global" spreads a target sparsity over the weights, but this schedule has none: its '
                 f"threshold treats all weights alike already. Received: {type(one).__name__} without target_sparsity."
             )
-        if train_steps is not None and getattr(one, "end_step", -1) > check_step("train_steps", train_steps):
+        if train_steps is not None and end_step_of(one) > check_step("train_steps", train_steps):
             raise ValueError(
                 "The schedule ends after training: its last step is "
                 f"end_step={one.end_step}, but training takes train_steps={train_steps}. End the schedule "

@@ -172,9 +172,13 @@ def is_update_step(schedule, step):
     """
     if isinstance(schedule, BlockPruningSchedule):
         return schedule.should_prune(step)
-    should_prune = schedule(step)[0]
-    end_step = getattr(schedule, "end_step", -1)
+    should_prune, end_step = schedule(step)[0], end_step_of(schedule)
     return ops.logical_or(should_prune, ops.equal(step, end_step)) if end_step > 0 else should_prune
+
+
+def end_step_of(schedule):
+    """Last step of any schedule, ours or TFMOT's; -1, as TFMOT writes it, for one without end."""
+    return getattr(schedule, "end_step", -1)
 
 
 def updated_mask(schedule, scores, block_mask, step):

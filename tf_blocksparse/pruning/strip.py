@@ -7,6 +7,7 @@ import keras
 from tf_blocksparse.cloning import clone_uncompiled
 from tf_blocksparse.pruning.optimizers import warn_about_optimizer, zero_dropped_blocks
 from tf_blocksparse.pruning.prune import check_layer, forget_traced_functions
+from tf_blocksparse.pruning.schedule import end_step_of
 from tf_blocksparse.pruning.sublayer_constraints import forget_constraints, is_attention
 from tf_blocksparse.pruning.weights import layer_paths, pruned_weights
 from tf_blocksparse.pruning.wrapper import PruneBlocks
@@ -63,7 +64,7 @@ def warn_if_unfinished(weights):
     """Logs a warning when training stopped before the schedule of a weight had ended."""
     for weight in weights:
         steps = 0 if weight.pruning.step is None else int(weight.pruning.step)
-        end_step = getattr(weight.pruning.schedule, "end_step", -1)
+        end_step = end_step_of(weight.pruning.schedule)
         if steps < end_step:
             logger.warning(
                 "%s: the pruning schedule ends at step %d, but only %d steps were trained. Its sparsity is not "
