@@ -18,13 +18,24 @@ CASES = [
 
 @pytest.mark.parametrize("grid", CASES, ids=str)
 @pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
-def test_round_trip(grid, density):
+@pytest.mark.parametrize("order", ["row", "column"])
+def test_round_trip(grid, density, order):
     w, block_mask = random_block_sparse(np.random.default_rng(0), grid, density)
-    matrix = BsrMatrix.from_dense(w, grid)
+    matrix = BsrMatrix.from_dense(w, grid, order=order)
     np.testing.assert_array_equal(matrix.to_dense(), w)
     np.testing.assert_array_equal(matrix.block_mask, block_mask)
     assert matrix.num_blocks == block_mask.sum()
     assert matrix.indices.dtype == matrix.indptr.dtype == np.int32
+
+
+def test_column_order_is_that_of_the_transpose():
+    grid = BlockGrid((16, 24), (4, 8))
+    w, _ = random_block_sparse(np.random.default_rng(1), grid, 0.4)
+    ours, theirs = BsrMatrix.from_dense(w, grid, order="column"), scipy.sparse.bsr_matrix(w.T, blocksize=(8, 4))
+    theirs.sort_indices()
+    np.testing.assert_array_equal(ours.blocks, theirs.data.transpose(0, 2, 1))
+    np.testing.assert_array_equal(ours.indices, theirs.indices)
+    np.testing.assert_array_equal(ours.indptr, theirs.indptr)
 
 
 def test_order_is_scipys():

@@ -24,7 +24,8 @@ def test_dense():
     out = report.weights[2]
     assert (out.shape, out.multiply_adds, out.dense_bytes, out.stored_bytes) == ((6, 10), 60, 240, 240)
     assert out.sparsity == pytest.approx(24 / 60)
-    assert "below" in out.note
+    assert out.note == "not converted yet"
+    assert {w.note for w in report.weights[:2]} == {"it has no zeros to skip"}
 
 
 def test_biases_are_not_listed():
@@ -38,7 +39,7 @@ def test_converted():
     assert (out.state, out.block_shape, out.grid) == ("block-sparse", (4, 4), (2, 3))
     assert out.sparsity == pytest.approx(2 / 6)
     assert out.multiply_adds == 60 - 24
-    assert out.stored_bytes == 4 * (4 * 16 + 4 + 3)
+    assert out.stored_bytes == 4 * (4 * 16 + 4 + 4)
     assert out.note == ""
 
 
@@ -57,7 +58,7 @@ def test_totals_and_text_and_json():
     assert report.multiply_adds == sum(w.multiply_adds for w in report.weights)
     assert json.loads(json.dumps(report.to_dict()))["weights"][2]["path"] == "out/kernel"
     text = str(report)
-    for part in ("out/kernel", "block-sparse", "lstm/recurrent_kernel", "0.333", "below"):
+    for part in ("out/kernel", "block-sparse", "lstm/recurrent_kernel", "0.333", "below min_sparsity=0.3"):
         assert part in text
 
 

@@ -9,6 +9,7 @@ namespace {
 using blocksparse::CheckBsr;
 using blocksparse::Grid;
 using blocksparse::MakeGrid;
+using blocksparse::Order;
 
 void GridCoversRaggedGates() {
   Grid grid;
@@ -36,7 +37,7 @@ void GridRefusesSizes() {
 std::string Check(const std::vector<int32_t>& indptr, const std::vector<int32_t>& indices) {
   Grid grid;
   MakeGrid(8, 12, 1, 4, 4, &grid);  // 2 x 3 blocks
-  return CheckBsr(grid, indptr.data(), indptr.size(), indices.data(), indices.size());
+  return CheckBsr(grid, Order::kRow, indptr.data(), indptr.size(), indices.data(), indices.size());
 }
 
 void BadIndicesAreNamed() {
@@ -53,11 +54,24 @@ void BadIndicesAreNamed() {
   CHECK_CONTAINS(Check({0, 2, 3}, {2, 2, 1}), "indices[0] = 2 and indices[1] = 2 in block row 0");
 }
 
+void ColumnOrderIsCheckedAlongColumns() {
+  Grid grid;
+  MakeGrid(8, 12, 1, 4, 4, &grid);
+  const auto check = [&](const std::vector<int32_t>& indptr, const std::vector<int32_t>& indices) {
+    return CheckBsr(grid, Order::kColumn, indptr.data(), indptr.size(), indices.data(), indices.size());
+  };
+  CHECK_EQUAL(check({0, 2, 2, 3}, {0, 1, 1}).size(), 0u);
+  CHECK_CONTAINS(check({0, 2, 3}, {0, 1, 1}), "indptr must have 4 elements (block columns + 1, for 12 output features");
+  CHECK_CONTAINS(check({0, 2, 2, 3}, {0, 2, 1}), "indices[1] = 2 is not in [0, 2), the block rows");
+  CHECK_CONTAINS(check({0, 2, 2, 3}, {1, 0, 1}), "strictly increase within a block column");
+}
+
 }  // namespace
 
 int main() {
   GridCoversRaggedGates();
   GridRefusesSizes();
   BadIndicesAreNamed();
+  ColumnOrderIsCheckedAlongColumns();
   return blocksparse_test::Finish();
 }

@@ -16,7 +16,7 @@ void Run(int64_t in, int64_t out, int64_t height, int64_t width, double density,
          int64_t threads) {
   const BsrMatrix w = RandomMatrix(in, out, 1, height, width, density, 9);
   BlockIndex index;
-  CHECK_EQUAL(BuildBlockIndex(w.grid, w.indptr.data(), w.indptr.size(), w.indices.data(), w.indices.size(), false,
+  CHECK_EQUAL(BuildBlockIndex(w.grid, w.order, w.indptr.data(), w.indptr.size(), w.indices.data(), w.indices.size(), false,
                               &index).size(), 0u);
   std::vector<int32_t> ids(num_ids);
   for (int64_t k = 0; k < num_ids; ++k) ids[k] = static_cast<int32_t>((k * 7919 + in - 1) % in);

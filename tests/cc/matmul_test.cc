@@ -25,7 +25,7 @@ struct Case {
 
 BlockIndex Index(const BsrMatrix& w, bool by_column) {
   BlockIndex index;
-  const std::string error = BuildBlockIndex(w.grid, w.indptr.data(), w.indptr.size(), w.indices.data(),
+  const std::string error = BuildBlockIndex(w.grid, w.order, w.indptr.data(), w.indptr.size(), w.indices.data(),
                                             w.indices.size(), by_column, &index);
   CHECK_TRUE(error.empty(), error);
   return index;
@@ -47,7 +47,7 @@ std::vector<float> Product(const KernelTable& table, const BsrMatrix& w, const B
   threaded_runs += Threads(plan);
   std::vector<float> workspace(plan.workspace_floats, kNaN);
   std::vector<float> y(batch * index.line_axis().features, kNaN);
-  RunProduct(plan, x.data(), w.blocks.data(), y.data(), workspace.data(), ThreadedFor);
+  RunProduct(plan, x.data(), w.blocks.data(), Epilogue(), y.data(), workspace.data(), ThreadedFor);
   return y;
 }
 
@@ -92,11 +92,14 @@ void Run(const Case& c, double tolerance = 0.0, bool integers = true) {
 }
 
 Case Make(int64_t in, int64_t out, int64_t gates, int64_t height, int64_t width, int64_t batch, double density,
-          bool integers = true) {
-  return {std::to_string(in) + "x" + std::to_string(out) + " gates " + std::to_string(gates) + " blocks " +
+          bool integers = true, Order order = Order::kRow) {
+  return {std::string(order == Order::kRow ? "rows " : "columns ") +
+          std::to_string(in) + "x" + std::to_string(out) + " gates " + std::to_string(gates) + " blocks " +
               std::to_string(height) + "x" + std::to_string(width) + " batch " + std::to_string(batch) +
               " density " + std::to_string(density),
-          RandomMatrix(in, out, gates, height, width, density, static_cast<uint32_t>(height * 131 + width), integers), batch};
+          RandomMatrix(in, out, gates, height, width, density, static_cast<uint32_t>(height * 131 + width), integers,
+                       order),
+          batch};
 }
 
 const std::vector<std::pair<int64_t, int64_t>>& Shapes() {
@@ -109,9 +112,12 @@ const std::vector<std::pair<int64_t, int64_t>>& Shapes() {
 void AllBatches() {
   for (const auto& [height, width] : Shapes()) {
     for (int64_t batch : {1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 33, 47, 64, 70, 150, 300}) {
-      Run(Make(3 * height, 4 * width, 1, height, width, batch, 0.5));
-      if (batch > 70) continue;
-      Run(Make(3 * height + (height + 1) / 2, 12 * (2 * width + (width + 1) / 2), 3, height, width, batch, 0.4));
+      for (Order order : {Order::kRow, Order::kColumn}) {
+        Run(Make(3 * height, 4 * width, 1, height, width, batch, 0.5, true, order));
+        if (batch > 70) continue;
+        Run(Make(3 * height + (height + 1) / 2, 12 * (2 * width + (width + 1) / 2), 3, height, width, batch, 0.4,
+                 true, order));
+      }
     }
   }
 }
@@ -122,7 +128,10 @@ void AllDensitiesAndGates() {
       for (double density : {0.0, -1.0, 0.1, 0.5, 1.0}) {
         for (int64_t batch : {0, 1, 3, 16, 33}) {
           for (int64_t more : {0, 1}) {  // one row and one column more than full blocks
-            Run(Make(4 * height + more, gates * (2 * width + more), gates, height, width, batch, density));
+            for (Order order : {Order::kRow, Order::kColumn}) {
+              Run(Make(4 * height + more, gates * (2 * width + more), gates, height, width, batch, density, true,
+                       order));
+            }
           }
         }
       }
@@ -144,7 +153,7 @@ void Threaded() {
   const int before = threaded_runs;
   for (const auto& [height, width] : std::vector<std::pair<int64_t, int64_t>>{{4, 4}, {16, 16}, {12, 2}, {3, 5}, {1, 1}}) {
     for (int64_t batch : {1, 8, 33, 256}) {
-      Run(Make(500, 600, 3, height, width, batch, 0.6));
+      Run(Make(500, 600, 3, height, width, batch, 0.6, true, batch == 8 ? Order::kRow : Order::kColumn));
     }
   }
   CHECK_TRUE(threaded_runs - before >= 60, "the work was split");

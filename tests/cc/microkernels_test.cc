@@ -28,7 +28,7 @@ std::vector<float> Transposed(const std::vector<float>& x, int64_t rows, int64_t
 
 BlockIndex Index(const BsrMatrix& w, bool by_column) {
   BlockIndex index;
-  CHECK_EQUAL(BuildBlockIndex(w.grid, w.indptr.data(), w.indptr.size(), w.indices.data(), w.indices.size(),
+  CHECK_EQUAL(BuildBlockIndex(w.grid, w.order, w.indptr.data(), w.indptr.size(), w.indices.data(), w.indices.size(),
                               by_column, &index).size(), 0u);
   return index;
 }
@@ -44,10 +44,11 @@ std::vector<std::pair<int64_t, int64_t>> ShapesFor(const ShapeRule& rule) {
   return shapes;
 }
 
-void Product(const std::string& name, const MicroKernel& kernel, int64_t height, int64_t width, double density) {
+void Product(const std::string& name, const MicroKernel& kernel, int64_t height, int64_t width, double density,
+             Order order) {
   const bool transposed = kernel.kind == Kind::kTransposedTile;
   const bool tile = kernel.kind != Kind::kProductRows;
-  const BsrMatrix w = RandomMatrix(9 * height, 7 * width, 1, height, width, density, 3);
+  const BsrMatrix w = RandomMatrix(9 * height, 7 * width, 1, height, width, density, 3, true, order);
   const BlockIndex index = Index(w, !transposed);
   const int64_t rows = kernel.batch == 0 ? 5 : kernel.batch;
   const int64_t in = index.other_axis().features;
@@ -66,13 +67,14 @@ void Product(const std::string& name, const MicroKernel& kernel, int64_t height,
   job.x = packed.data();
   job.x_stride = tile ? rows : in;
   job.y_stride = tile ? rows : out;
-  for (int64_t line = 0; line < index.line_axis().lines; ++line) {
-    job.y = y.data() + index.line_axis().Offset(line) * (tile ? rows : 1);
-    job.offset = index.offset.data() + index.start[line];
-    job.position = index.position.data() + index.start[line];
-    job.count = index.start[line + 1] - index.start[line];
-    kernel.product(job);
-  }
+  std::vector<int32_t> buffer(index.num_blocks);
+  job.offset = index.Offsets(0, index.line_axis().lines, buffer.data());
+  job.position = index.in_stored_order() ? nullptr : index.position.data();
+  job.start = index.start.data();
+  job.end = index.start.data() + 1;
+  job.lines = index.line_axis().lines;
+  job.y = y.data();
+  kernel.product(job);
   for (int64_t b = 0; b < rows; ++b) {
     for (int64_t f = 0; f < out; ++f) {
       const float got = tile ? y[f * rows + b] : y[b * out + f];
@@ -103,13 +105,16 @@ void Grad(const std::string& name, const MicroKernel& kernel, int64_t height, in
     job.height = job.real_height = height;
     job.width = job.real_width = width;
     job.rows = panels ? padded : batch;
-    job.dblocks = dblocks.data();
     job.accumulate = pass == 2;
     for (int64_t line = 0; line < w.grid.rows.lines; ++line) {
       job.x = xt.data() + w.grid.rows.Offset(line) * (panels ? padded : 1);
-      job.offset = index.offset.data() + index.start[line];
-      job.position = index.position.data() + index.start[line];
-      job.count = index.start[line + 1] - index.start[line];
+      const int64_t first = index.start[line];
+      std::vector<int32_t> offsets(index.num_blocks);
+      index.Offsets(line, line + 1, offsets.data());
+      const bool stored = index.in_stored_order();
+      job.dblocks = dblocks.data() + (stored ? first * height * width : 0);
+      job.list = {offsets.data(), stored ? nullptr : index.position.data() + first, index.start[line + 1] - first};
+      if (!stored) job.list.offset = index.offset.data() + first;
       kernel.grad(job);
     }
     for (size_t e = 0; e < dblocks.size(); ++e) {
@@ -148,7 +153,7 @@ int main() {
           const std::string name = std::string(table->isa) + " " + kernel.name + " " + std::to_string(height) +
                                    "x" + std::to_string(width);
           if (kernel.product != nullptr) {
-            Product(name, kernel, height, width, density);
+            for (Order order : {Order::kRow, Order::kColumn}) Product(name, kernel, height, width, density, order);
           } else {
             for (int64_t batch : {1, 3, 16, 37}) Grad(name, kernel, height, width, density, table->lanes, batch);
           }

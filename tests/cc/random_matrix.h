@@ -20,7 +20,8 @@ std::vector<float> RandomFloats(int64_t size, uint32_t seed);
 // `density` of the blocks kept, a negative one: exactly one block. The elements of edge blocks that lie outside of
 // the matrix are NaN.
 blocksparse::BsrMatrix RandomMatrix(int64_t in, int64_t out, int64_t gates, int64_t height, int64_t width,
-                                    double density, uint32_t seed, bool integers = true);
+                                    double density, uint32_t seed, bool integers = true,
+                                    blocksparse::Order order = blocksparse::Order::kRow);
 
 // Runs every task on its own thread.
 void ThreadedFor(int64_t n, const std::function<void(int64_t)>& task);

@@ -15,15 +15,17 @@ class Bsr:
     blocks: np.ndarray
     indices: np.ndarray
     indptr: np.ndarray
+    order: str = "row"
 
     def _elements(self):
         """Slices of the dense matrix and of the stored blocks, for each block."""
         _, height, width = self.blocks.shape
         gate_features = self.out_features // self.gates
         gate_columns = -(-gate_features // width)
-        for i in range(len(self.indptr) - 1):
-            for k in range(self.indptr[i], self.indptr[i + 1]):
-                gate, j = divmod(int(self.indices[k]), gate_columns)
+        for line in range(len(self.indptr) - 1):
+            for k in range(self.indptr[line], self.indptr[line + 1]):
+                i, column = (line, int(self.indices[k])) if self.order == "row" else (int(self.indices[k]), line)
+                gate, j = divmod(column, gate_columns)
                 rows = min(height, self.in_features - i * height)
                 columns = min(width, gate_features - j * width)
                 first = gate * gate_features + j * width
@@ -44,12 +46,17 @@ class Bsr:
         return blocks
 
     @property
+    def layout(self):
+        """How the ops are told to read the arrays."""
+        return {"out_features": self.out_features, "gates": self.gates, "order": self.order}
+
+    @property
     def arrays(self):
         """What the ops take."""
         return self.blocks, self.indices, self.indptr
 
 
-def random_bsr(in_features, out_features, block_shape, density=0.4, gates=1, seed=0):
+def random_bsr(in_features, out_features, block_shape, density=0.4, gates=1, seed=0, order="row"):
     """A matrix with about `density` of its blocks."""
     rng = np.random.default_rng(seed)
     height, width = block_shape
@@ -57,10 +64,11 @@ def random_bsr(in_features, out_features, block_shape, density=0.4, gates=1, see
     gate_features = out_features // gates
     grid_columns = gates * -(-gate_features // width)
     mask = rng.random([grid_rows, grid_columns]) < density
+    mask = mask if order == "row" else mask.T
     indptr = np.concatenate([[0], np.cumsum(mask.sum(1))]).astype(np.int32)
     indices = np.nonzero(mask)[1].astype(np.int32)
     blocks = rng.standard_normal([len(indices), height, width]).astype(np.float32)
-    w = Bsr(in_features, out_features, gates, blocks, indices, indptr)
+    w = Bsr(in_features, out_features, gates, blocks, indices, indptr, order)
     inside = w.stored(np.ones([in_features, out_features]))
     w.blocks[inside == 0] = np.nan
     return w

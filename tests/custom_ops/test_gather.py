@@ -97,11 +97,8 @@ GOOD = dict(
 def test_bad_ids(ids, message):
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         ops().block_sparse_gather(ids, **GOOD)
-    grad = {name: GOOD[name] for name in ("indices", "indptr", "in_features")}
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-        ops().block_sparse_gather_grad_blocks(
-            ids, dy=np.zeros([ids.size, 8], np.float32), block_height=4, block_width=4, **grad
-        )
+        ops().block_sparse_gather_grad_blocks(ids, dy=np.zeros([ids.size, 8], np.float32), **GOOD)
 
 
 @pytest.mark.parametrize(
@@ -123,11 +120,12 @@ def test_bad_patterns(change, message):
 
 
 def test_gradient_of_a_wrong_size():
-    with pytest.raises(tf.errors.InvalidArgumentError, match="dimension 0 of dy must be 2"):
-        ops().block_sparse_gather_grad_blocks(
-            np.array([1, 2]), np.zeros([3, 8], np.float32), GOOD["indices"], GOOD["indptr"],
-            in_features=8, block_height=4, block_width=4,
-        )  # fmt: skip
+    for dy, message in (
+        (np.zeros([3, 8]), "dimension 0 of dy must be 2"),
+        (np.zeros([2, 7]), "dimension 1 of dy must be 8"),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            ops().block_sparse_gather_grad_blocks(np.array([1, 2]), dy=dy.astype(np.float32), **GOOD)
 
 
 def test_wrong_arguments():

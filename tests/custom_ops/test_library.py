@@ -53,7 +53,7 @@ def test_tensorflow_alone_can_load_it():
     code = f"""
 import tensorflow as tf
 ops = tf.load_op_library({library_path()!r})
-print(ops.block_sparse_mat_mul(tf.ones([1, 2]), tf.ones([1, 2, 2]), [0], [0, 1], out_features=2))
+print(ops.block_sparse_mat_mul(tf.ones([1, 2]), tf.ones([1, 2, 2]), [0], [0, 1], [], out_features=2))
 """
     result = run(code)
     assert "[[2. 2.]]" in result.stdout, result.stderr

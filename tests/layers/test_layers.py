@@ -101,7 +101,7 @@ def test_recurrent_weight_gradients_are_the_live_blocks_of_the_dense_one(case):
             whole = np.asarray(dense["recurrent_kernel" if "candidate" in name else name])
             if case == "gru_reset_before" and name != "kernel":
                 whole = whole[:, 18:] if name == "candidate_kernel" else whole[:, :18]
-            expected = bs.BsrMatrix.from_dense(whole, weight.grid, weight.bsr().block_mask).blocks
+            expected = bs.BsrMatrix.from_dense(whole, weight.grid, weight.bsr().block_mask, weight.order).blocks
         assert_close(actual, expected, length=20 * TIME, scale=10)
 
 

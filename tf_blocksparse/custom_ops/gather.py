@@ -13,7 +13,6 @@ from tf_blocksparse.custom_ops.matmul import (
     convert_pattern,
     inside_matrix,
     row_of_blocks,
-    static_size,
 )
 
 
@@ -146,10 +145,9 @@ def _gather_grad(op, dy):
     """Gradient of the look-up with respect to the blocks."""
     ids, blocks, indices, indptr = op.inputs
     dblocks = ops().block_sparse_gather_grad_blocks(
-        ids, dy, indices, indptr,
+        ids, dy, blocks, indices, indptr,
         in_features=op.get_attr("in_features"),
-        block_height=static_size(blocks, 1, op),
-        block_width=static_size(blocks, 2, op),
+        out_features=op.get_attr("out_features"),
     )  # fmt: skip
     return None, dblocks, None, None
 
@@ -157,10 +155,10 @@ def _gather_grad(op, dy):
 @tf.RegisterGradient("BlockSparse>GatherGradBlocks")
 def _gather_grad_blocks_grad(op, ddblocks):
     """Gradient of the blocks' gradient, which is linear in `dy`: the look-up itself."""
-    ids, dy, indices, indptr = op.inputs
+    ids, _, _, indices, indptr = op.inputs
     ddy = ops().block_sparse_gather(
         ids, ddblocks, indices, indptr,
         in_features=op.get_attr("in_features"),
-        out_features=static_size(dy, 1, op),
+        out_features=op.get_attr("out_features"),
     )  # fmt: skip
-    return None, ddy, None, None
+    return None, ddy, None, None, None

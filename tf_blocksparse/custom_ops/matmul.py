@@ -14,31 +14,41 @@ import tensorflow as tf
 
 from tf_blocksparse.custom_ops.library import ops
 
+ACTIVATIONS = ("linear", "relu", "tanh", "sigmoid")
+ORDERS = ("row", "column")
 
-def block_sparse_matmul(x, blocks, indices, indptr, out_features, gates=1, name=None):
+
+def block_sparse_matmul(
+    x, blocks, indices, indptr, out_features, gates=1, bias=None, activation="linear", order="row", name=None
+):
     """Multiplies by a block-sparse matrix.
 
-    Computes `y[..., o] = sum_i x[..., i] W[i, o]`, where `W` is `[in_features, out_features]` in
-    block compressed sparse row format, exactly that of `scipy.sparse.bsr_matrix(W)`. Block
-    `blocks[k]` of block row `i` (`indptr[i] <= k < indptr[i + 1]`) and block column
-    `j = indices[k]` holds `W[i * height : (i + 1) * height, j * width : (j + 1) * width]`.
+    Computes `y[..., o] = activation(sum_i x[..., i] W[i, o] + bias[o])`, where `W` is
+    `[in_features, out_features]` in block compressed sparse row format, exactly that of
+    `scipy.sparse.bsr_matrix(W)`. Block `blocks[k]` of block row `i` (`indptr[i] <= k < indptr[i + 1]`)
+    and block column `j = indices[k]` holds
+    `W[i * height : (i + 1) * height, j * width : (j + 1) * width]`.
 
     Neither side of `W` needs to be a multiple of the block's. The blocks at the edge are stored in
     full; what lies outside of `W` is ignored, whatever it is, and its gradient is 0.
 
-    Differentiable with respect to `x` and `blocks`, any number of times.
+    Differentiable with respect to `x`, `blocks` and `bias`, any number of times.
 
     Args:
         x: Tensor `[..., in_features]`, float32, of rank 1 or more.
         blocks: Tensor `[num_blocks, height, width]`, float32.
         indices: Tensor `[num_blocks]`, int32. Block columns, strictly increasing within a block
-            row.
+            row; with `order="column"`, block rows, strictly increasing within a block column.
         indptr: Tensor `[ceil(in_features / height) + 1]`, int32. Where each block row's blocks
-            start.
+            start; with `order="column"`, `[gates * c + 1]`, where each block column's do.
         out_features: int. Columns of `W`.
         gates: int. `W` is this many matrices side by side, and the grid of blocks is laid on each
             of them (4 for the kernel of an LSTM). With `c = ceil(out_features / gates / width)`
             block columns a gate, block column `j` is the `j % c`-th one of gate `j // c`.
+        bias: Tensor `[out_features]`, float32, or None.
+        activation: "linear", "relu", "tanh" or "sigmoid".
+        order: "row", or "column" where the blocks are sorted by block column: the product then reads
+            them in one stream, and remembers nothing for each block.
         name: Optional name of the op.
 
     Returns:
@@ -46,7 +56,8 @@ def block_sparse_matmul(x, blocks, indices, indptr, out_features, gates=1, name=
 
     Raises:
         TypeError: if an argument has another dtype.
-        ValueError: if an argument has a wrong rank, or `out_features` or `gates` a wrong value.
+        ValueError: if an argument has a wrong rank, or `out_features`, `gates`, `activation` or
+            `order` a wrong value.
         tf.errors.InvalidArgumentError: if `indices` and `indptr` are not a pattern of `W`. In a
             graph, as a ValueError where shapes alone show it.
 
@@ -58,17 +69,23 @@ def block_sparse_matmul(x, blocks, indices, indptr, out_features, gates=1, name=
     array([[ 0.,  0., 31., 42.]], dtype=float32)
     """
     x, blocks, indices, indptr = _convert(x, blocks, indices, indptr, "block_sparse_matmul")
-    _check_float32("x", x, "block_sparse_matmul")
-    _check_float32("blocks", blocks, "block_sparse_matmul")
+    bias = [] if bias is None else [tf.convert_to_tensor(bias, name="bias")]
+    for argument, tensor in (("x", x), ("blocks", blocks), *(("bias", b) for b in bias)):
+        _check_float32(argument, tensor, "block_sparse_matmul")
     _check_features(out_features, gates)
+    _check_choice("activation", activation, ACTIVATIONS)
+    _check_choice("order", order, ORDERS)
     flat = x if x.shape.rank == 2 else _flatten(x)  # [rows, in_features]
     y = ops().block_sparse_mat_mul(
-        flat, blocks, indices, indptr, out_features=out_features, gates=gates, name=name
-    )  # [rows, out_features]
+        flat, blocks, indices, indptr, bias,
+        out_features=out_features, gates=gates, order=order, activation=activation, name=name,
+    )  # [rows, out_features]  # fmt: skip
     return y if x.shape.rank == 2 else _unflatten(y, x, out_features)
 
 
-def block_sparse_matmul_reference(x, blocks, indices, indptr, out_features, gates=1, name=None):
+def block_sparse_matmul_reference(
+    x, blocks, indices, indptr, out_features, gates=1, bias=None, activation="linear", order="row", name=None
+):
     """The same function as `block_sparse_matmul`, of standard TensorFlow ops.
 
     Slower, but needs no library of ops and takes any floating dtype: for tests, and for graphs
@@ -78,9 +95,13 @@ def block_sparse_matmul_reference(x, blocks, indices, indptr, out_features, gate
         x: Tensor `[..., in_features]`, of any floating dtype.
         blocks: Tensor `[num_blocks, height, width]`, of the same dtype.
         indices: Tensor `[num_blocks]`, int32.
-        indptr: Tensor `[ceil(in_features / height) + 1]`, int32.
+        indptr: Tensor `[ceil(in_features / height) + 1]`, int32; with `order="column"`, one for each
+            block column.
         out_features: int. Columns of `W`.
         gates: int. Matrices that `W` is made of, side by side.
+        bias: Tensor `[out_features]`, of the same dtype, or None.
+        activation: "linear", "relu", "tanh" or "sigmoid".
+        order: "row" or "column".
         name: Optional name of the scope.
 
     Returns:
@@ -100,16 +121,20 @@ def block_sparse_matmul_reference(x, blocks, indices, indptr, out_features, gate
         caller = "block_sparse_matmul_reference"
         x, blocks, indices, indptr = _convert(x, blocks, indices, indptr, caller)
         _check_features(out_features, gates)
+        _check_choice("activation", activation, ACTIVATIONS)
+        _check_choice("order", order, ORDERS)
         flat = _flatten(x)  # [rows, in_features]
         height, width = _static_or_dynamic(blocks, 1), _static_or_dynamic(blocks, 2)
-        grid_rows = tf.size(indptr) - 1
-        block_rows = row_of_blocks(indptr)  # [num_blocks]
+        block_rows, block_columns = row_of_blocks(indptr), indices  # [num_blocks]
+        if order == "column":
+            block_rows, block_columns = block_columns, block_rows
+        grid_rows = -(-tf.shape(flat)[1] // height)
         gate_features = out_features // gates
         gate_columns = -(-gate_features // width)
 
         # Zero what lies outside of W first: 0 * nan would spoil the sums.
         blocks = tf.where(
-            inside_matrix(block_rows, indices, height, width, tf.shape(flat)[1], gate_features),
+            inside_matrix(block_rows, block_columns, height, width, tf.shape(flat)[1], gate_features),
             blocks,
             tf.zeros([], blocks.dtype),
         )
@@ -117,11 +142,13 @@ def block_sparse_matmul_reference(x, blocks, indices, indptr, out_features, gate
         x_blocks = tf.reshape(x_padded, [-1, grid_rows, height])
         x_blocks = tf.gather(tf.transpose(x_blocks, [1, 0, 2]), block_rows)  # [num_blocks, rows, h]
         products = tf.matmul(x_blocks, blocks)  # [num_blocks, rows, width]
-        sums = tf.math.unsorted_segment_sum(products, indices, gates * gate_columns)
+        sums = tf.math.unsorted_segment_sum(products, block_columns, gates * gate_columns)
         sums = tf.reshape(sums, [gates, gate_columns, -1, width])
         sums = tf.transpose(sums, [2, 0, 1, 3])  # [rows, gates, gate_columns, width]
         sums = tf.reshape(sums, [tf.shape(flat)[0], gates, gate_columns * width])
         y = tf.reshape(sums[:, :, :gate_features], [tf.shape(flat)[0], out_features])
+        y = y if bias is None else y + bias
+        y = y if activation == "linear" else getattr(tf.math if activation != "relu" else tf.nn, activation)(y)
         return _unflatten(y, x, out_features)
 
 
@@ -202,6 +229,12 @@ def _check_features(out_features, gates):
         )
 
 
+def _check_choice(argument, value, choices):
+    """Refuses a word that means nothing here."""
+    if value not in choices:
+        raise ValueError(f"`{argument}` must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
 def _static_or_dynamic(tensor, axis):
     """Size of a dimension: an int if it is known, else a scalar tensor."""
     return tensor.shape[axis] if tensor.shape[axis] is not None else tf.shape(tensor)[axis]
@@ -226,59 +259,48 @@ def _unflatten(y, x, features):
     return tf.ensure_shape(y, x.shape[:-1].concatenate(features))
 
 
-def static_size(tensor, axis, op):
-    """A size that an op's gradient needs as an attribute, so known when the graph is built."""
-    size = tensor.shape[axis] if tensor.shape.rank is not None else None
-    if size is None:
-        raise ValueError(
-            f"The gradient of {op.name} ({op.type}) needs the size of dimension {axis} of "
-            f"{tensor.name!r} when the graph is built, but its shape is {tensor.shape}. Set it, by "
-            "`tf.ensure_shape` or the layer's input shape."
-        )
-    return size
+def _of_output(activation, y, dy):
+    """Gradient of what an activation was applied to, from its result `y`; of standard, differentiable ops."""
+    if activation == "relu":
+        return tf.raw_ops.ReluGrad(gradients=dy, features=y)
+    if activation == "tanh":
+        return tf.raw_ops.TanhGrad(y=y, dy=dy)
+    if activation == "sigmoid":
+        return tf.raw_ops.SigmoidGrad(y=y, dy=dy)
+    return dy
 
 
-def _grad_blocks(x, dy, op, blocks, indices, indptr):
-    """Gradient of `blocks` in `y = x W`; NaN padding of edge blocks does not reach it."""
-    return ops().block_sparse_mat_mul_grad_blocks(
-        x, dy, indices, indptr,
-        block_height=static_size(blocks, 1, op),
-        block_width=static_size(blocks, 2, op),
-        gates=op.get_attr("gates"),
-    )  # fmt: skip
+def _layout(op):
+    """The attributes that all products of one matrix share."""
+    return {name: op.get_attr(name) for name in ("out_features", "gates")} | {"order": op.get_attr("order").decode()}
 
 
 @tf.RegisterGradient("BlockSparse>MatMul")
 def _matmul_grad(op, dy):
-    """Gradient of `y = x W`."""
-    x, blocks, indices, indptr = op.inputs
-    dx = ops().block_sparse_mat_mul_grad_x(
-        dy, blocks, indices, indptr,
-        in_features=static_size(x, 1, op),
-        gates=op.get_attr("gates"),
-    )  # fmt: skip
-    return dx, _grad_blocks(x, dy, op, blocks, indices, indptr), None, None
+    """Gradient of `y = activation(x W + bias)`."""
+    x, blocks, indices, indptr, *bias = op.inputs
+    layout = _layout(op)
+    dz = _of_output(op.get_attr("activation").decode(), op.outputs[0], dy)
+    dx = ops().block_sparse_mat_mul_grad_x(dz, x, blocks, indices, indptr, **layout)
+    dblocks = ops().block_sparse_mat_mul_grad_blocks(x, dz, blocks, indices, indptr, **layout)
+    return dx, dblocks, None, None, *(tf.reduce_sum(dz, axis=0) for _ in bias)
 
 
 @tf.RegisterGradient("BlockSparse>MatMulGradX")
 def _matmul_grad_x_grad(op, ddx):
     """Gradient of `dx = dy W^T`, whose own gradient with respect to `dy` is `ddx W`."""
-    dy, blocks, indices, indptr = op.inputs
-    ddy = ops().block_sparse_mat_mul(
-        ddx, blocks, indices, indptr,
-        out_features=static_size(dy, 1, op),
-        gates=op.get_attr("gates"),
-    )  # fmt: skip
-    return ddy, _grad_blocks(ddx, dy, op, blocks, indices, indptr), None, None
+    dy, _, blocks, indices, indptr = op.inputs
+    layout = _layout(op)
+    ddy = ops().block_sparse_mat_mul(ddx, blocks, indices, indptr, [], **layout)
+    dblocks = ops().block_sparse_mat_mul_grad_blocks(ddx, dy, blocks, indices, indptr, **layout)
+    return ddy, None, dblocks, None, None
 
 
 @tf.RegisterGradient("BlockSparse>MatMulGradBlocks")
 def _matmul_grad_blocks_grad(op, ddblocks):
     """Gradient of the blocks' gradient, which is linear in `x` and in `dy`."""
-    x, dy, indices, indptr = op.inputs
-    gates = op.get_attr("gates")
-    dx = ops().block_sparse_mat_mul_grad_x(
-        dy, ddblocks, indices, indptr, in_features=static_size(x, 1, op), gates=gates
-    )
-    ddy = ops().block_sparse_mat_mul(x, ddblocks, indices, indptr, out_features=static_size(dy, 1, op), gates=gates)
-    return dx, ddy, None, None
+    x, dy, _, indices, indptr = op.inputs
+    layout = _layout(op)
+    dx = ops().block_sparse_mat_mul_grad_x(dy, x, ddblocks, indices, indptr, **layout)
+    ddy = ops().block_sparse_mat_mul(x, ddblocks, indices, indptr, [], **layout)
+    return dx, ddy, None, None, None

@@ -5,6 +5,9 @@ import keras
 from tf_blocksparse.blocks import BlockGrid, canonical_block_shape
 from tf_blocksparse.layers.block_sparse_weight import BlockSparseWeight
 
+# What the op applies itself. Not sigmoid: Keras's losses look for the logits that `keras.activations.sigmoid` leaves.
+_FUSED = {keras.activations.linear: "linear", keras.activations.relu: "relu", keras.activations.tanh: "tanh"}
+
 
 @keras.saving.register_keras_serializable("tf_blocksparse")
 class BlockSparseDense(keras.layers.Layer):
@@ -95,10 +98,9 @@ class BlockSparseDense(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
 
     def call(self, inputs):
-        outputs = self.kernel.matmul(inputs)
-        if self.bias is not None:
-            outputs = keras.ops.add(outputs, self.bias)
-        return self.activation(outputs)
+        fused = _FUSED.get(self.activation)
+        outputs = self.kernel.matmul(inputs, self.bias, fused or "linear")
+        return outputs if fused else self.activation(outputs)
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.units)

@@ -76,6 +76,7 @@ class BlockSparseEmbedding(keras.layers.Layer):
             self.embeddings_initializer,
             self.embeddings_regularizer,
             self.embeddings_constraint,
+            order="row",
         )
 
     def call(self, inputs):

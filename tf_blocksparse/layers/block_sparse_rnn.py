@@ -118,8 +118,7 @@ class BlockSparseCell(keras.layers.Layer):
 
     def project(self, inputs):
         """`inputs @ kernel + bias` for `inputs` `[..., in]`: `[..., gates * units]`."""
-        projected = self.kernel.matmul(inputs)
-        return projected if self.bias is None else projected + self._input_bias()
+        return self.kernel.matmul(inputs, None if self.bias is None else self._input_bias())
 
     def _input_bias(self):
         return self.bias

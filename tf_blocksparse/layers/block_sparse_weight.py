@@ -30,9 +30,10 @@ class BlockSparseWeight:
         initializer: of the whole matrix; the stored blocks are cut out of it.
         regularizer: None, L1, L2 or L1L2.
         constraint: None or `NonNeg`.
+        order: "column", in which `matmul()` reads the blocks in one stream, or "row", which `gather()` needs.
     """
 
-    def __init__(self, layer, name, grid, num_blocks, initializer, regularizer, constraint):
+    def __init__(self, layer, name, grid, num_blocks, initializer, regularizer, constraint, order="column"):
         problem = elementwise_problem(constraint, regularizer)
         if problem:
             raise ValueError(
@@ -41,14 +42,15 @@ class BlockSparseWeight:
             )
         self.grid = grid
         self.name = name
-        indices, indptr = pattern(_random_mask(grid, num_blocks))
+        self.order = order
+        indices, indptr = pattern(_random_mask(grid, num_blocks), order)
         self.indices = self._index_weight(layer, "indices", indices)
         self.indptr = self._index_weight(layer, "indptr", indptr)
 
         def cut_out(shape, dtype=None):
             w = ops.convert_to_numpy(initializer(grid.shape, dtype="float32"))
-            mask = mask_of_pattern(grid, indices, indptr)
-            return ops.convert_to_tensor(BsrMatrix.from_dense(w, grid, mask).blocks, dtype=dtype)
+            mask = mask_of_pattern(grid, indices, indptr, order)
+            return ops.convert_to_tensor(BsrMatrix.from_dense(w, grid, mask, order).blocks, dtype=dtype)
 
         self.blocks = layer.add_weight(
             shape=(len(indices), *grid.block_shape),
@@ -69,8 +71,8 @@ class BlockSparseWeight:
             name=f"{self.name}_{part}",
         )
 
-    def matmul(self, x):
-        """`x @ W` for `x` `[..., in]`: `[..., out]`, in the dtype of `x`."""
+    def matmul(self, x, bias=None, activation="linear"):
+        """`activation(x @ W + bias)` for `x` `[..., in]`: `[..., out]`, in the dtype of `x`, computed in float32."""
         y = block_sparse_matmul(
             ops.cast(x, "float32"),
             self.blocks,
@@ -78,6 +80,9 @@ class BlockSparseWeight:
             self.indptr,
             out_features=self.grid.shape[1],
             gates=self.grid.gates,
+            bias=None if bias is None else ops.cast(bias, "float32"),
+            activation=activation,
+            order=self.order,
         )
         return ops.cast(y, x.dtype)
 
@@ -89,11 +94,11 @@ class BlockSparseWeight:
     def bsr(self):
         """The present values as a `BsrMatrix` of NumPy arrays."""
         parts = [ops.convert_to_numpy(v) for v in (self.blocks, self.indices, self.indptr)]
-        return BsrMatrix(self.grid, *parts)
+        return BsrMatrix(self.grid, *parts, self.order)
 
     def assign(self, w):
         """Takes the values of the dense matrix `w`, whose non-zero blocks must be as many as are stored."""
-        matrix = BsrMatrix.from_dense(w, self.grid)
+        matrix = BsrMatrix.from_dense(w, self.grid, order=self.order)
         if matrix.num_blocks != self.blocks.shape[0]:
             raise ValueError(
                 f"{self.name} stores {self.blocks.shape[0]} blocks, but the matrix has {matrix.num_blocks} blocks "

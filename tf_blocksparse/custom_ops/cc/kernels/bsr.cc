@@ -44,39 +44,43 @@ std::string MakeGrid(int64_t in_features, int64_t out_features, int64_t gates, i
   return "";
 }
 
-std::string CheckBsr(const Grid& grid, const int32_t* indptr, int64_t indptr_size, const int32_t* indices,
-                     int64_t num_blocks) {
-  const int64_t grid_rows = grid.rows.lines;
-  const int64_t grid_cols = grid.columns.lines;
+std::string CheckBsr(const Grid& grid, Order order, const int32_t* indptr, int64_t indptr_size,
+                     const int32_t* indices, int64_t num_blocks) {
+  const bool by_row = order == Order::kRow;
+  const Axis& axis = by_row ? grid.rows : grid.columns;
+  const int64_t lines = axis.lines;
+  const int64_t cross_lines = by_row ? grid.columns.lines : grid.rows.lines;
+  const std::string line_name = by_row ? "block row" : "block column";
+  const std::string cross_name = by_row ? "block columns" : "block rows";
   if (num_blocks > kMaxSize) {
     return "there may be at most " + Text(kMaxSize) + " blocks, got " + Text(num_blocks);
   }
-  if (indptr_size != grid_rows + 1) {
-    return "indptr must have " + Text(grid_rows + 1) + " elements (block rows + 1, for " +
-           Text(grid.rows.features) + " input features in blocks of height " + Text(grid.rows.block) +
-           "), got " + Text(indptr_size);
+  if (indptr_size != lines + 1) {
+    return "indptr must have " + Text(lines + 1) + " elements (" + line_name + "s + 1, for " + Text(axis.features) +
+           (by_row ? " input features in blocks of height " : " output features in blocks of width ") +
+           Text(axis.block) + "), got " + Text(indptr_size);
   }
   if (indptr[0] != 0) return "indptr[0] must be 0, got " + Text(indptr[0]);
-  for (int64_t row = 0; row < grid_rows; ++row) {
-    if (indptr[row + 1] < indptr[row]) {
-      return "indptr must not decrease, got indptr[" + Text(row) + "] = " + Text(indptr[row]) +
-             " and indptr[" + Text(row + 1) + "] = " + Text(indptr[row + 1]);
+  for (int64_t line = 0; line < lines; ++line) {
+    if (indptr[line + 1] < indptr[line]) {
+      return "indptr must not decrease, got indptr[" + Text(line) + "] = " + Text(indptr[line]) + " and indptr[" +
+             Text(line + 1) + "] = " + Text(indptr[line + 1]);
     }
   }
-  if (indptr[grid_rows] != num_blocks) {
-    return "indptr must end at the number of blocks, " + Text(num_blocks) + ", got indptr[" +
-           Text(grid_rows) + "] = " + Text(indptr[grid_rows]);
+  if (indptr[lines] != num_blocks) {
+    return "indptr must end at the number of blocks, " + Text(num_blocks) + ", got indptr[" + Text(lines) +
+           "] = " + Text(indptr[lines]);
   }
-  for (int64_t row = 0; row < grid_rows; ++row) {
-    for (int64_t k = indptr[row]; k < indptr[row + 1]; ++k) {
-      if (indices[k] < 0 || indices[k] >= grid_cols) {
-        return "indices[" + Text(k) + "] = " + Text(indices[k]) + " is not in [0, " + Text(grid_cols) +
-               "), the block columns of the matrix";
+  for (int64_t line = 0; line < lines; ++line) {
+    for (int64_t k = indptr[line]; k < indptr[line + 1]; ++k) {
+      if (indices[k] < 0 || indices[k] >= cross_lines) {
+        return "indices[" + Text(k) + "] = " + Text(indices[k]) + " is not in [0, " + Text(cross_lines) + "), the " +
+               cross_name + " of the matrix";
       }
-      if (k > indptr[row] && indices[k] <= indices[k - 1]) {
-        return "indices must strictly increase within a block row, got indices[" + Text(k - 1) +
-               "] = " + Text(indices[k - 1]) + " and indices[" + Text(k) + "] = " + Text(indices[k]) +
-               " in block row " + Text(row);
+      if (k > indptr[line] && indices[k] <= indices[k - 1]) {
+        return "indices must strictly increase within a " + line_name + ", got indices[" + Text(k - 1) +
+               "] = " + Text(indices[k - 1]) + " and indices[" + Text(k) + "] = " + Text(indices[k]) + " in " +
+               line_name + " " + Text(line);
       }
     }
   }

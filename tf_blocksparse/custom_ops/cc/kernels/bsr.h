@@ -5,6 +5,9 @@
 // [grid rows + 1]. Neither side of W has to divide by the block: the last block of a row or a column is
 // stored in full and its elements outside of W mean nothing.
 //
+// The blocks may also be stored by block column: sorted by column, then by row, `indices` then being block rows and
+// `indptr` [grid columns + 1]; the elements of a block stay in row order. y = x W then reads them in one stream.
+//
 // With `gates` > 1 the columns of W are that many equal matrices side by side (an LSTM kernel is four) and
 // the grid starts afresh on each, so that no block spans two of them.
 #ifndef TF_BLOCKSPARSE_KERNELS_BSR_H_
@@ -42,14 +45,16 @@ struct Grid {
   int64_t block_elements() const { return rows.block * columns.block; }
 };
 
+enum class Order { kRow, kColumn };
+
 // Fills `grid`. Returns an empty string, or the text of an error.
 std::string MakeGrid(int64_t in_features, int64_t out_features, int64_t gates, int64_t block_height,
                      int64_t block_width, Grid* grid);
 
 // Checks indices and indptr against the grid. Returns an empty string, or the text of an error that names the
 // first bad element. Reads nothing outside of the two arrays, whatever they hold.
-std::string CheckBsr(const Grid& grid, const int32_t* indptr, int64_t indptr_size, const int32_t* indices,
-                     int64_t num_blocks);
+std::string CheckBsr(const Grid& grid, Order order, const int32_t* indptr, int64_t indptr_size,
+                     const int32_t* indices, int64_t num_blocks);
 
 }  // namespace blocksparse
 

@@ -49,8 +49,8 @@ double EstimateNanoseconds(const KernelTable& table, double elements, double bat
 }
 
 int64_t UsefulWorkers(double nanoseconds, int64_t threads) {
-  // Waking the pool costs 10 us or more: below three times that, one thread is faster.
-  constexpr double kMinNanosecondsPerWorker = 15000.0;
+  // Waking a sleeping thread of the pool costs 10 us on bare metal and 50 us and more on a virtual machine.
+  constexpr double kMinNanosecondsPerWorker = 50000.0;
   const int64_t useful = static_cast<int64_t>(nanoseconds / kMinNanosecondsPerWorker);
   if (useful < 2) return 1;
   return useful < threads ? useful : threads;

@@ -36,9 +36,9 @@ void GatherRows(const BlockIndex& index, const float* blocks, const int32_t* ids
       const int64_t r = ids[k] % height;
       std::memset(row, 0, columns.features * sizeof(float));
       for (int32_t b = index.start[line]; b < index.start[line + 1]; ++b) {
-        const int64_t extent = b < index.full_end[line] ? width : columns.EdgeExtent();
-        std::memcpy(row + index.offset[b], blocks + (index.position[b] * height + r) * width,
-                    extent * sizeof(float));
+        const bool full = b < index.full_end[line];
+        std::memcpy(row + index.Offset(b, full), blocks + (index.Position(b) * height + r) * width,
+                    (full ? width : columns.EdgeExtent()) * sizeof(float));
       }
     }
   });
@@ -61,16 +61,17 @@ void GatherRowsGrad(const BlockIndex& index, const float* dy, const int32_t* ids
     const int64_t first = bounds[worker];
     const int64_t end = bounds[worker + 1];
     for (int32_t b = index.start[first]; b < index.start[end]; ++b) {
-      std::fill_n(dblocks + index.position[b] * height * width, height * width, 0.0f);
+      std::fill_n(dblocks + index.Position(b) * height * width, height * width, 0.0f);
     }
     for (int64_t k = 0; k < num_ids; ++k) {
       const int64_t line = ids[k] / height;
       const int64_t r = ids[k] % height;
       if (line < first || line >= end) continue;
       for (int32_t b = index.start[line]; b < index.start[line + 1]; ++b) {
-        const int64_t extent = b < index.full_end[line] ? width : columns.EdgeExtent();
-        float* to = dblocks + (index.position[b] * height + r) * width;
-        const float* from = dy + k * columns.features + index.offset[b];
+        const bool full = b < index.full_end[line];
+        const int64_t extent = full ? width : columns.EdgeExtent();
+        float* to = dblocks + (index.Position(b) * height + r) * width;
+        const float* from = dy + k * columns.features + index.Offset(b, full);
         for (int64_t c = 0; c < extent; ++c) to[c] += from[c];
       }
     }

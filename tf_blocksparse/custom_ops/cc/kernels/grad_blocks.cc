@@ -20,11 +20,11 @@ class GradWorker {
  public:
   GradWorker(const GradPlan& plan, const float* x, const float* dy, float* dblocks, float* workspace,
              int64_t first, int64_t end)
-      : plan_(plan), index_(*plan.index), x_(x), dy_(dy), workspace_(workspace), first_(first), end_(end),
+      : plan_(plan), index_(*plan.index), x_(x), dy_(dy), dblocks_(dblocks), workspace_(workspace),
+        list_(reinterpret_cast<int32_t*>(workspace + plan.panel_floats)), first_(first), end_(end),
         first_row_(RowOf(index_, first)), end_row_(RowOf(index_, end - 1) + 1) {
     job_.height = index_.grid.rows.block;
     job_.width = index_.grid.columns.block;
-    job_.dblocks = dblocks;
   }
 
   void Run() {
@@ -72,16 +72,17 @@ class GradWorker {
     job_.real_height = index_.grid.rows.Extent(row);
     const bool full_row = job_.real_height == job_.height;
     job_.real_width = job_.width;
-    Blocks(begin, full_end, full_row ? *plan_.kernel : *plan_.edge_kernel);
+    Blocks(begin, full_end, true, full_row ? *plan_.kernel : *plan_.edge_kernel);
     job_.real_width = index_.grid.columns.EdgeExtent();
-    Blocks(full_end, end, *plan_.edge_kernel);
+    Blocks(full_end, end, false, *plan_.edge_kernel);
   }
 
-  void Blocks(int64_t begin, int64_t end, const MicroKernel& kernel) {
+  void Blocks(int64_t begin, int64_t end, bool full, const MicroKernel& kernel) {
     if (begin >= end) return;
-    job_.offset = index_.offset.data() + begin;
-    job_.position = index_.position.data() + begin;
-    job_.count = end - begin;
+    for (int64_t k = begin; k < end; ++k) list_[k - begin] = static_cast<int32_t>(index_.Offset(k, full));
+    const bool stored = index_.in_stored_order();
+    job_.list = {list_, stored ? nullptr : index_.position.data() + begin, end - begin};
+    job_.dblocks = dblocks_ + (stored ? begin * index_.grid.block_elements() : 0);
     kernel.grad(job_);
   }
 
@@ -96,7 +97,7 @@ class GradWorker {
       const bool full_row = index_.grid.rows.Extent(row) == index_.grid.rows.block;
       const int64_t from = full_row ? index_.full_end[row] : index_.start[row];
       for (int64_t k = std::max(from, first_); k < std::min<int64_t>(index_.start[row + 1], end_); ++k) {
-        std::fill_n(job_.dblocks + index_.position[k] * size, size, 0.0f);
+        std::fill_n(dblocks_ + index_.Position(k) * size, size, 0.0f);
       }
     }
   }
@@ -105,7 +106,9 @@ class GradWorker {
   const BlockIndex& index_;
   const float* x_;
   const float* dy_;
+  float* dblocks_;
   float* workspace_;
+  int32_t* list_;
   const int64_t first_;
   const int64_t end_;
   const int64_t first_row_;
@@ -132,7 +135,9 @@ GradPlan PlanGrad(const KernelTable& table, const BlockIndex& index, int64_t bat
       UsefulWorkers(EstimateNanoseconds(table, elements, static_cast<double>(batch)), threads), index.num_blocks);
   for (int64_t w = 0; w <= plan.workers; ++w) plan.bounds.push_back(index.num_blocks * w / plan.workers);
   if (panels) plan.panel_floats = (grid.rows.features + grid.columns.features) * plan.chunk;
-  plan.workspace_floats = plan.workers * plan.panel_floats;
+  plan.panel_floats = (plan.panel_floats + 15) / 16 * 16;
+  plan.list_floats = (index.MaxEntries() + 15) / 16 * 16;
+  plan.workspace_floats = plan.workers * (plan.panel_floats + plan.list_floats);
   return plan;
 }
 
@@ -144,7 +149,7 @@ void RunGrad(const GradPlan& plan, const float* x, const float* dy, float* dbloc
     return;
   }
   const auto work = [&](int64_t worker) {
-    GradWorker(plan, x, dy, dblocks, workspace + worker * plan.panel_floats, plan.bounds[worker],
+    GradWorker(plan, x, dy, dblocks, workspace + worker * (plan.panel_floats + plan.list_floats), plan.bounds[worker],
                plan.bounds[worker + 1])
         .Run();
   };

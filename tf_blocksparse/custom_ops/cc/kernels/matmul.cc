@@ -15,116 +15,179 @@ bool IsTile(const MicroKernel& kernel) { return kernel.kind != Kind::kProductRow
 
 bool AnyShape(const MicroKernel& kernel) { return kernel.shape.height == 0; }
 
-// Features that the kernel writes for one line.
-int64_t Outputs(const MicroKernel& kernel, const Axis& lines, int64_t line) {
-  return AnyShape(kernel) ? lines.Extent(line) : lines.block;
-}
-
 int64_t MaxOutputs(const MicroKernel& kernel, const Axis& lines) {
   return AnyShape(kernel) ? std::min(lines.block, lines.gate_features) : lines.block;
+}
+
+// Blocks of W that are walked before the next batch rows: as many as stay in the second-level cache.
+constexpr int64_t kPanelFloats = 512 * 1024 / 4;
+constexpr int64_t kPanelEntries = 8192;
+
+// The line after the last of a panel that begins with `line`.
+int64_t PanelEnd(const BlockIndex& index, int64_t line, int64_t end_line, int64_t entries) {
+  const int32_t limit = static_cast<int32_t>(std::min<int64_t>(index.start[line] + entries, index.num_blocks));
+  const auto end = std::upper_bound(index.start.begin() + line + 1, index.start.begin() + end_line + 1, limit);
+  return std::max<int64_t>(end - index.start.begin() - 1, line + 1);
 }
 
 // One worker's part of a run.
 class ProductWorker {
  public:
-  ProductWorker(const ProductPlan& plan, const float* x, const float* blocks, float* y, float* workspace)
-      : plan_(plan), index_(*plan.index), lines_(plan.index->line_axis()), x_(x), y_(y), tile_(workspace),
-        output_(workspace + plan.tile_floats) {
-    job_.blocks = blocks;
+  ProductWorker(const ProductPlan& plan, const float* x, const float* blocks, const Epilogue& epilogue, float* y,
+                float* workspace)
+      : plan_(plan), index_(*plan.index), lines_(plan.index->line_axis()), x_(x), blocks_(blocks),
+        epilogue_(epilogue), y_(y), tile_(workspace), output_(workspace + plan.tile_floats),
+        list_(reinterpret_cast<int32_t*>(workspace + plan.tile_floats + plan.output_floats)) {
     job_.height = index_.grid.rows.block;
     job_.width = index_.grid.columns.block;
   }
 
-  void Run(const Segment& segment, int64_t first_line, int64_t end_line) {
-    if (IsTile(*segment.kernel)) {
-      RunTile(segment, first_line, end_line);
-    } else {
-      RunRows(segment, first_line, end_line);
+  // The lines [first, end) for the segments [first_segment, end_segment): a tile of x serves all lines before the next
+  // is packed; row-major x is small, so there a panel of W serves all rows before the next.
+  void Run(int64_t first_segment, int64_t end_segment, int64_t first_line, int64_t end_line) {
+    bool rows_left = false;
+    for (int64_t s = first_segment; s < end_segment; ++s) {
+      const Segment& segment = plan_.segments[s];
+      if (IsTile(*segment.kernel)) {
+        RunTile(segment, first_line, end_line);
+      } else {
+        rows_left = true;
+      }
+    }
+    if (!rows_left) return;
+    const int64_t entries = std::min(kPanelEntries, std::max<int64_t>(kPanelFloats / job_.height / job_.width, 1));
+    for (int64_t line = first_line, end = 0; line < end_line; line = end) {
+      end = PanelEnd(index_, line, end_line, entries);
+      LoadPanel(line, end);
+      for (int64_t s = first_segment; s < end_segment; ++s) {
+        if (!IsTile(*plan_.segments[s].kernel)) RunRows(plan_.segments[s], line, end);
+      }
     }
   }
 
  private:
+  void LoadPanel(int64_t first_line, int64_t end_line) {
+    const int64_t base = index_.start[first_line];
+    job_.base = base;
+    job_.offset = index_.Offsets(first_line, end_line, list_);
+    job_.position = index_.in_stored_order() ? nullptr : index_.position.data() + base;
+    job_.blocks = blocks_ + (index_.in_stored_order() ? base * index_.grid.block_elements() : 0);
+  }
+
   void RunRows(const Segment& segment, int64_t first_line, int64_t end_line) {
     const int64_t in = index_.other_axis().features;
     const int64_t out = lines_.features;
     job_.x = x_ + segment.first_row * in;
     job_.x_stride = in;
     job_.rows = segment.rows;
-    for (int64_t line = first_line; line < end_line; ++line) {
-      float* y = y_ + segment.first_row * out + lines_.Offset(line);
-      const int64_t outputs = Outputs(*segment.kernel, lines_, line);
+    for (int64_t line = first_line, count = 0; line < end_line; line += count) {
+      count = EqualLines(line, end_line);
       const int64_t extent = lines_.Extent(line);
+      const int64_t outputs = AnyShape(*segment.kernel) ? extent : lines_.block;
+      float* y = y_ + segment.first_row * out + lines_.Offset(line);
       // A kernel for one shape writes whole blocks: at the ragged edge beside y, and the real part is copied.
       const bool beside = outputs != extent;
       job_.y = beside ? output_ : y;
       job_.y_stride = beside ? outputs : out;
-      RunLine(*segment.kernel, line, outputs);
+      RunLines(*segment.kernel, line, count, outputs, 1);
       if (beside) {
         for (int64_t b = 0; b < segment.rows; ++b) {
           std::memcpy(y + b * out, output_ + b * outputs, extent * sizeof(float));
         }
       }
+      Finish(y, segment.rows, lines_.Offset(line), count * extent);
     }
   }
 
   void RunTile(const Segment& segment, int64_t first_line, int64_t end_line) {
     const int64_t in = index_.other_axis().features;
-    const int64_t out = lines_.features;
     const int64_t lanes = segment.kernel->batch;
     plan_.table->pack(x_ + segment.first_row * in, in, segment.rows, in, lanes, tile_);
     job_.x = tile_;
     job_.x_stride = lanes;
     job_.y_stride = lanes;
     job_.rows = lanes;
-    for (int64_t line = first_line; line < end_line;) {
-      const int64_t first_feature = lines_.Offset(line);
-      int64_t features = 0;
-      // In order: where a line is ragged, the next one overwrites what its kernel wrote beyond the real part.
-      for (; line < end_line && features < kGroupFeatures; ++line) {
-        job_.y = output_ + features * lanes;
-        RunLine(*segment.kernel, line, Outputs(*segment.kernel, lines_, line));
-        features += lines_.Extent(line);
-      }
-      plan_.table->unpack(output_, lanes, segment.rows, features,
-                          y_ + segment.first_row * out + first_feature, out);
+    for (int64_t line = first_line, end = 0; line < end_line; line = end) {
+      end = PanelEnd(index_, line, end_line, kPanelEntries);
+      LoadPanel(line, end);
+      while (line < end) line = RunTileGroup(segment, line, end);
     }
   }
 
-  void RunLine(const MicroKernel& kernel, int64_t line, int64_t outputs) {
-    const int32_t first = index_.start[line];
-    const int32_t full_end = index_.full_end[line];
-    const int32_t end = index_.start[line + 1];
-    Point(first, full_end);
+  // Some lines, about kGroupFeatures features of y. Returns the line after them.
+  int64_t RunTileGroup(const Segment& segment, int64_t line, int64_t end_line) {
+    const int64_t lanes = segment.kernel->batch;
+    const int64_t out = lines_.features;
+    const int64_t first_feature = lines_.Offset(line);
+    int64_t features = 0;
+    // In order: where a line is ragged, the next one overwrites what its kernel wrote beyond the real part.
+    while (line < end_line && features < kGroupFeatures) {
+      const int64_t wanted = (kGroupFeatures - features + lines_.block - 1) / lines_.block;
+      const int64_t count = EqualLines(line, std::min(end_line, line + wanted));
+      const int64_t extent = lines_.Extent(line);
+      job_.y = output_ + features * lanes;
+      RunLines(*segment.kernel, line, count, AnyShape(*segment.kernel) ? extent : lines_.block, lanes);
+      line += count;
+      features += count * extent;
+    }
+    float* y = y_ + segment.first_row * out + first_feature;
+    plan_.table->unpack(output_, lanes, segment.rows, features, y, out);
+    Finish(y, segment.rows, first_feature, features);
+    return line;
+  }
+
+  // How many lines from `line` on lie side by side in y: full ones of one gate, or one ragged.
+  int64_t EqualLines(int64_t line, int64_t end_line) const {
+    if (lines_.Extent(line) != lines_.block) return 1;
+    const int64_t gate_end = (line / lines_.gate_lines + 1) * lines_.gate_lines;
+    const int64_t full_end = gate_end - lines_.ragged();
+    return std::min(full_end, end_line) - line;
+  }
+
+  void Finish(float* y, int64_t rows, int64_t first_feature, int64_t features) {
+    if (epilogue_.empty()) return;
+    const float* bias = epilogue_.bias == nullptr ? nullptr : epilogue_.bias + first_feature;
+    plan_.table->finish(y, lines_.features, rows, features, bias, epilogue_.activation);
+  }
+
+  // Lines of `outputs` features each; a feature of job_.y is `step` floats after the one before.
+  void RunLines(const MicroKernel& kernel, int64_t line, int64_t count, int64_t outputs, int64_t step) {
+    job_.start = index_.start.data() + line;
+    job_.end = index_.full_end.data() + line;
+    job_.lines = count;
     job_.depth = index_.other_axis().block;
     job_.outputs = outputs;
     job_.accumulate = false;
     kernel.product(job_);
-    if (full_end == end) return;
+    if (!index_.other_axis().ragged()) return;
     // Blocks at the edge that is summed over: only their real part, since the rest may hold anything.
-    const MicroKernel* edge =
-        AnyShapeKernel(*plan_.table, kernel.kind, kernel.batch);
-    Point(full_end, end);
-    job_.depth = index_.other_axis().EdgeExtent();
-    job_.outputs = lines_.Extent(line);
-    job_.accumulate = true;
-    edge->product(job_);
-  }
-
-  void Point(int32_t first, int32_t end) {
-    job_.offset = index_.offset.data() + first;
-    job_.position = index_.position.data() + first;
-    job_.count = end - first;
+    const MicroKernel* edge = AnyShapeKernel(*plan_.table, kernel.kind, kernel.batch);
+    for (int64_t l = line; l < line + count; ++l, job_.y += outputs * step) {
+      if (index_.full_end[l] == index_.start[l + 1]) continue;
+      job_.start = index_.full_end.data() + l;
+      job_.end = index_.start.data() + l + 1;
+      job_.lines = 1;
+      job_.depth = index_.other_axis().EdgeExtent();
+      job_.outputs = lines_.Extent(l);
+      job_.accumulate = true;
+      edge->product(job_);
+    }
   }
 
   const ProductPlan& plan_;
   const BlockIndex& index_;
   const Axis& lines_;
   const float* x_;
+  const float* blocks_;
+  const Epilogue& epilogue_;
   float* y_;
   float* tile_;
   float* output_;
+  int32_t* list_;
   ProductJob job_ = {};
 };
+
+int64_t WorkerFloats(const ProductPlan& plan) { return plan.tile_floats + plan.output_floats + plan.list_floats; }
 
 std::vector<int64_t> SplitSegments(const std::vector<Segment>& segments, int64_t batch, int64_t parts) {
   std::vector<int64_t> bounds(parts + 1, static_cast<int64_t>(segments.size()));
@@ -184,25 +247,33 @@ ProductPlan PlanProduct(const KernelTable& table, const BlockIndex& index, int64
   }
   plan.tile_floats = RoundUp(plan.tile_floats, 16);
   plan.output_floats = RoundUp(plan.output_floats, 16);
-  plan.workspace_floats = plan.workers * (plan.tile_floats + plan.output_floats);
+  if (index.in_stored_order()) {
+    plan.list_floats = RoundUp(std::min(index.num_blocks, kPanelEntries + index.MaxEntries()), 16);
+  }
+  plan.workspace_floats = plan.workers * WorkerFloats(plan);
   return plan;
 }
 
-void RunProduct(const ProductPlan& plan, const float* x, const float* blocks, float* y, float* workspace,
-                const ParallelFor& parallel_for) {
+void RunProduct(const ProductPlan& plan, const float* x, const float* blocks, const Epilogue& epilogue, float* y,
+                float* workspace, const ParallelFor& parallel_for) {
   const int64_t lines = plan.index->line_axis().lines;
   if (plan.segments.empty()) {
-    std::fill_n(y, plan.batch * plan.index->line_axis().features, 0.0f);
+    const int64_t features = plan.index->line_axis().features;
+    std::fill_n(y, plan.batch * features, 0.0f);
+    if (!epilogue.empty()) {
+      plan.table->finish(y, features, plan.batch, features, epilogue.bias, epilogue.activation);
+    }
     return;
   }
   const auto work = [&](int64_t worker) {
-    ProductWorker part(plan, x, blocks, y, workspace + worker * (plan.tile_floats + plan.output_floats));
+    ProductWorker part(plan, x, blocks, epilogue, y, workspace + worker * WorkerFloats(plan));
     const int64_t first = plan.bounds[worker];
     const int64_t end = plan.bounds[worker + 1];
+    const int64_t segments = static_cast<int64_t>(plan.segments.size());
     if (plan.split_lines) {
-      for (const Segment& segment : plan.segments) part.Run(segment, first, end);
+      part.Run(0, segments, first, end);
     } else {
-      for (int64_t s = first; s < end; ++s) part.Run(plan.segments[s], 0, lines);
+      part.Run(first, end, 0, lines);
     }
   };
   if (plan.workers == 1) {

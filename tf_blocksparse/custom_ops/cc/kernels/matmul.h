@@ -33,14 +33,23 @@ struct ProductPlan {
   std::vector<int64_t> bounds;  // [workers + 1] of lines or of segments
   int64_t tile_floats;          // packed x, for each worker
   int64_t output_floats;        // lines of y in tile layout or ragged, for each worker
+  int64_t list_floats;          // offsets of a line's blocks, as many as floats, for each worker
   int64_t workspace_floats;     // of all workers
 };
 
 ProductPlan PlanProduct(const KernelTable& table, const BlockIndex& index, int64_t batch, int64_t threads);
 
+// What is done to y before it leaves the cache: activation(y + bias).
+struct Epilogue {
+  const float* bias = nullptr;  // [features of y], or null
+  Activation activation = Activation::kLinear;
+
+  bool empty() const { return bias == nullptr && activation == Activation::kLinear; }
+};
+
 // x [batch, index.other_axis().features], y [batch, index.line_axis().features].
-void RunProduct(const ProductPlan& plan, const float* x, const float* blocks, float* y, float* workspace,
-                const ParallelFor& parallel_for);
+void RunProduct(const ProductPlan& plan, const float* x, const float* blocks, const Epilogue& epilogue, float* y,
+                float* workspace, const ParallelFor& parallel_for);
 
 struct GradPlan {
   const KernelTable* table;
@@ -52,6 +61,7 @@ struct GradPlan {
   const MicroKernel* edge_kernel;
   std::vector<int64_t> bounds;  // [workers + 1] of entries of the index
   int64_t panel_floats;         // packed x and dy, for each worker
+  int64_t list_floats;          // offsets of a line's blocks, for each worker
   int64_t workspace_floats;
 };
 

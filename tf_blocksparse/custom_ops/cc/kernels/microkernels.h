@@ -8,12 +8,23 @@
 
 namespace blocksparse {
 
-// One output line of y = x W (or of dx = dy W^T) for some batch rows: the sum over the blocks of the line.
+// The blocks of a line: block k is the position[k]-th of `blocks`, or the k-th where position is null, and meets the
+// features from offset[k] on.
+struct BlockList {
+  const int32_t* offset;
+  const int32_t* position;
+  int64_t count;
+};
+
+// Some consecutive output lines of y = x W (or of dx = dy W^T) for some batch rows: for each, the sum over its blocks.
 struct ProductJob {
   const float* blocks;
-  const int32_t* offset;    // [count] first feature of x that a block reads
-  const int32_t* position;  // [count] which block
-  int64_t count;
+  const int32_t* offset;    // by entry less `base`, as in BlockList; features are those of x
+  const int32_t* position;  // by entry less `base`, or null
+  const int32_t* start;     // [lines] first entry of each line
+  const int32_t* end;       // [lines]
+  int64_t lines;
+  int64_t base;
   int64_t height;   // of a block
   int64_t width;    // of a block
   int64_t depth;    // features of x per block; less than the block's own at a ragged edge
@@ -22,7 +33,7 @@ struct ProductJob {
   // Rows kernels: x[row * x_stride + feature]. Tile kernels: x[feature * lanes + row].
   const float* x;
   int64_t x_stride;
-  float* y;  // points at the first feature of the line
+  float* y;  // points at the first feature of the first line; the others follow
   int64_t y_stride;
   bool accumulate;  // add to y; the kernels for one shape and rows never do
 };
@@ -34,9 +45,7 @@ struct GradJob {
   int64_t x_stride;
   const float* dy;
   int64_t dy_stride;
-  const int32_t* offset;  // [count] first feature of dy that a block reads
-  const int32_t* position;
-  int64_t count;
+  BlockList list;  // features are those of dy
   int64_t height;
   int64_t width;
   int64_t real_height;  // rows and columns that are inside of the matrix
@@ -75,6 +84,8 @@ struct MicroKernel {
   GradKernel grad;
 };
 
+enum class Activation { kLinear, kRelu, kTanh, kSigmoid };
+
 struct KernelTable {
   const char* isa;
   int64_t lanes;
@@ -85,6 +96,8 @@ struct KernelTable {
   void (*pack)(const float* x, int64_t stride, int64_t rows, int64_t features, int64_t lanes, float* tile);
   // y[r * stride + f] = tile[f * lanes + r] for r < rows.
   void (*unpack)(const float* tile, int64_t lanes, int64_t rows, int64_t features, float* y, int64_t stride);
+  // y[r * stride + f] = activation(y[r * stride + f] + bias[f]); without bias where it is null.
+  void (*finish)(float* y, int64_t stride, int64_t rows, int64_t features, const float* bias, Activation activation);
 };
 
 extern const KernelTable kGenericTable;

@@ -8,9 +8,10 @@ template <typename Visit>
 void ForEachElement(const BsrMatrix& w, const Visit& visit) {
   const Axis& rows = w.grid.rows;
   const Axis& columns = w.grid.columns;
-  for (int64_t i = 0; i < rows.lines; ++i) {
-    for (int64_t k = w.indptr[i]; k < w.indptr[i + 1]; ++k) {
-      const int64_t j = w.indices[k];
+  for (size_t line = 0; line + 1 < w.indptr.size(); ++line) {
+    for (int64_t k = w.indptr[line]; k < w.indptr[line + 1]; ++k) {
+      const int64_t i = w.order == Order::kRow ? static_cast<int64_t>(line) : w.indices[k];
+      const int64_t j = w.order == Order::kRow ? w.indices[k] : static_cast<int64_t>(line);
       for (int64_t r = 0; r < rows.Extent(i); ++r) {
         for (int64_t c = 0; c < columns.Extent(j); ++c) {
           visit((k * rows.block + r) * columns.block + c, rows.Offset(i) + r, columns.Offset(j) + c);

@@ -14,6 +14,7 @@ struct BsrMatrix {
   std::vector<float> blocks;
   std::vector<int32_t> indices;
   std::vector<int32_t> indptr;
+  Order order = Order::kRow;
 };
 
 // W, dense [in, out].

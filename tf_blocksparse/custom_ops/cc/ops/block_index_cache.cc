@@ -2,8 +2,7 @@
 
 #include <utility>
 
-#include "absl/status/status.h"
-#include "tensorflow/core/framework/types.h"
+#include "tf_blocksparse/custom_ops/cc/ops/op_support.h"
 
 namespace blocksparse {
 namespace {
@@ -40,15 +39,20 @@ absl::Status BlockIndexCache::Get(const Grid& grid, const Tensor& indices, const
   if (*index != nullptr) return absl::OkStatus();
   // Built without the lock: two calls at once may both build, which costs time and no more.
   auto built = std::make_shared<BlockIndex>();
-  const std::string error =
-      BuildBlockIndex(grid, indptr.unaligned_flat<int32_t>().data(), indptr.NumElements(),
-                      indices.unaligned_flat<int32_t>().data(), indices.NumElements(), by_column_, built.get());
-  if (!error.empty()) return absl::InvalidArgumentError(error);
+  const std::string error = BuildBlockIndex(grid, order_, indptr.unaligned_flat<int32_t>().data(),
+                                            indptr.NumElements(), indices.unaligned_flat<int32_t>().data(),
+                                            indices.NumElements(), by_column_, built.get());
+  if (!error.empty()) return InvalidIf(error);
   *index = std::move(built);
   absl::MutexLock lock(&mutex_);
   entries_.push_front({indices, indptr, *index});
   if (entries_.size() > kMaxEntries) entries_.pop_back();
   return absl::OkStatus();
+}
+
+absl::Status BlockIndexCache::Check(const Grid& grid, const Tensor& indices, const Tensor& indptr) const {
+  return InvalidIf(CheckBsr(grid, order_, indptr.unaligned_flat<int32_t>().data(), indptr.NumElements(),
+                            indices.unaligned_flat<int32_t>().data(), indices.NumElements()));
 }
 
 }  // namespace blocksparse

@@ -38,7 +38,7 @@ REGISTER_OP("BlockSparse>Gather")
       TF_RETURN_IF_ERROR(c->GetAttr("in_features", &in_features));
       TF_RETURN_IF_ERROR(c->GetAttr("out_features", &out_features));
       TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 1, &ids));
-      TF_RETURN_IF_ERROR(BsrShapes(c, 1, in_features));
+      TF_RETURN_IF_ERROR(MatrixShapes(c, 1, in_features, out_features));
       c->set_output(0, c->Matrix(c->Dim(ids, 0), out_features));
       return absl::OkStatus();
     });
@@ -46,30 +46,28 @@ REGISTER_OP("BlockSparse>Gather")
 REGISTER_OP("BlockSparse>GatherGradBlocks")
     .Input("ids: Tids")        // [num_ids]
     .Input("dy: float")        // [num_ids, out_features]
+    .Input("blocks: float")    // [num_blocks, height, width]; only its shape counts
     .Input("indices: int32")   // [num_blocks]
     .Input("indptr: int32")    // [block rows + 1]
     .Output("dblocks: float")  // [num_blocks, height, width]
     .Attr("Tids: {int32, int64}")
     .Attr("in_features: int >= 1")
-    .Attr("block_height: int >= 1")
-    .Attr("block_width: int >= 1")
+    .Attr("out_features: int >= 1")
     .SetShapeFn([](InferenceContext* c) -> absl::Status {
       ShapeHandle ids;
       ShapeHandle dy;
-      ShapeHandle indices;
       DimensionHandle num_ids;
+      DimensionHandle unused;
       int64_t in_features;
-      int64_t height;
-      int64_t width;
+      int64_t out_features;
       TF_RETURN_IF_ERROR(c->GetAttr("in_features", &in_features));
-      TF_RETURN_IF_ERROR(c->GetAttr("block_height", &height));
-      TF_RETURN_IF_ERROR(c->GetAttr("block_width", &width));
+      TF_RETURN_IF_ERROR(c->GetAttr("out_features", &out_features));
       TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 1, &ids));
       TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 2, &dy));
       TF_RETURN_IF_ERROR(c->Merge(c->Dim(ids, 0), c->Dim(dy, 0), &num_ids));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(2), 1, &indices));
-      TF_RETURN_IF_ERROR(IndptrShape(c, 3, in_features, height));
-      c->set_output(0, c->MakeShape({c->Dim(indices, 0), height, width}));
+      TF_RETURN_IF_ERROR(MatrixShapes(c, 2, in_features, out_features));
+      TF_RETURN_IF_ERROR(c->WithValue(c->Dim(dy, 1), out_features, &unused));
+      c->set_output(0, c->input(2));
       return absl::OkStatus();
     });
 
@@ -93,7 +91,7 @@ absl::Status CheckedIds(const Tensor& ids, int64_t in_features, std::vector<int3
 template <typename Id>
 class GatherOp : public OpKernel {
  public:
-  explicit GatherOp(OpKernelConstruction* construction) : OpKernel(construction), cache_(false) {
+  explicit GatherOp(OpKernelConstruction* construction) : OpKernel(construction), cache_(Order::kRow, false) {
     OP_REQUIRES_OK(construction, construction->GetAttr("in_features", &in_features_));
     OP_REQUIRES_OK(construction, construction->GetAttr("out_features", &out_features_));
   }
@@ -128,39 +126,37 @@ class GatherOp : public OpKernel {
 template <typename Id>
 class GatherGradBlocksOp : public OpKernel {
  public:
-  explicit GatherGradBlocksOp(OpKernelConstruction* construction) : OpKernel(construction), cache_(false) {
+  explicit GatherGradBlocksOp(OpKernelConstruction* construction) : OpKernel(construction), cache_(Order::kRow, false) {
     OP_REQUIRES_OK(construction, construction->GetAttr("in_features", &in_features_));
-    OP_REQUIRES_OK(construction, construction->GetAttr("block_height", &height_));
-    OP_REQUIRES_OK(construction, construction->GetAttr("block_width", &width_));
+    OP_REQUIRES_OK(construction, construction->GetAttr("out_features", &out_features_));
   }
 
   void Compute(OpKernelContext* context) override {
     const Tensor& dy = context->input(1);
-    const Tensor& indices = context->input(2);
-    const Tensor& indptr = context->input(3);
+    const Tensor& blocks = context->input(2);
+    const Tensor& indices = context->input(3);
+    const Tensor& indptr = context->input(4);
     OP_REQUIRES_OK(context, CheckRank(dy, 2, "dy", "[num_ids, out_features]"));
-    OP_REQUIRES_OK(context, CheckRank(indices, 1, "indices", "[num_blocks]"));
-    OP_REQUIRES_OK(context, CheckRank(indptr, 1, "indptr", "[block rows + 1]"));
+    OP_REQUIRES_OK(context, CheckDim(dy, 1, "dy", out_features_, "out_features"));
+    OP_REQUIRES_OK(context, CheckBsrShapes(blocks, indices, indptr));
     Grid grid;
-    OP_REQUIRES_OK(context, InvalidIf(MakeGrid(in_features_, dy.dim_size(1), 1, height_, width_, &grid)));
+    OP_REQUIRES_OK(context, InvalidIf(MakeGrid(in_features_, dy.dim_size(1), 1, blocks.dim_size(1),
+                                               blocks.dim_size(2), &grid)));
     std::vector<int32_t> ids;
     OP_REQUIRES_OK(context, CheckedIds<Id>(context->input(0), in_features_, &ids));
     const int64_t num_ids = static_cast<int64_t>(ids.size());
     OP_REQUIRES_OK(context, CheckDim(dy, 0, "dy", num_ids, "the number of ids"));
     std::shared_ptr<const BlockIndex> index;
     OP_REQUIRES_OK(context, cache_.Get(grid, indices, indptr, &index));
-    TensorShape shape;
-    OP_REQUIRES_OK(context, TensorShape::BuildTensorShape({indices.dim_size(0), height_, width_}, &shape));
     Tensor* dblocks = nullptr;
-    OP_REQUIRES_OK(context, context->allocate_output(0, shape, &dblocks));
+    OP_REQUIRES_OK(context, context->allocate_output(0, blocks.shape(), &dblocks));
     GatherRowsGrad(*index, dy.unaligned_flat<float>().data(), ids.data(), num_ids,
                    dblocks->unaligned_flat<float>().data(), NumThreads(context), IntraOpParallelFor(context));
   }
 
  private:
   int64_t in_features_;
-  int64_t height_;
-  int64_t width_;
+  int64_t out_features_;
   BlockIndexCache cache_;
 };
 

@@ -3,7 +3,9 @@
 // Every input may come from a stranger's SavedModel: all of it is checked before the kernels see it, and what the
 // kernels index with is the checked copy.
 #include <memory>
+#include <string>
 
+#include "absl/strings/str_cat.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
@@ -19,155 +21,239 @@ using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
 using tensorflow::TensorShape;
+using tensorflow::shape_inference::DimensionHandle;
 using tensorflow::shape_inference::InferenceContext;
 using tensorflow::shape_inference::ShapeHandle;
 
+constexpr const char* kOrders = "order: {'row', 'column'} = 'row'";
+constexpr const char* kActivations = "activation: {'linear', 'relu', 'tanh', 'sigmoid'} = 'linear'";
+
+// W is [in_features, out_features], `gates` matrices side by side. Its blocks are [num_blocks, height, width], sorted by
+// block row, with the block columns as indices; or, in column order, sorted by block column, with the block rows.
+// y = activation(x W + bias); bias [out_features] is an input of its own so that there can be none.
 REGISTER_OP("BlockSparse>MatMul")
-    .Input("x: float")        // [batch, in_features]
-    .Input("blocks: float")   // [num_blocks, height, width]
-    .Input("indices: int32")  // [num_blocks] block columns
-    .Input("indptr: int32")   // [block rows + 1]
-    .Output("y: float")       // [batch, out_features]
+    .Input("x: float")                // [batch, in_features]
+    .Input("blocks: float")           // [num_blocks, height, width]
+    .Input("indices: int32")          // [num_blocks]
+    .Input("indptr: int32")           // [block rows or columns + 1]
+    .Input("bias: num_biases * float")  // [out_features]
+    .Output("y: float")               // [batch, out_features]
     .Attr("out_features: int >= 1")
     .Attr("gates: int >= 1 = 1")
+    .Attr("num_biases: int >= 0 = 0")
+    .Attr(kOrders)
+    .Attr(kActivations)
     .SetShapeFn([](InferenceContext* c) -> absl::Status {
       ShapeHandle x;
+      ShapeHandle bias;
       int64_t out_features;
-      int64_t gates;
       TF_RETURN_IF_ERROR(c->GetAttr("out_features", &out_features));
-      TF_RETURN_IF_ERROR(c->GetAttr("gates", &gates));
-      TF_RETURN_IF_ERROR(CheckGates(out_features, gates));
       TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &x));
-      TF_RETURN_IF_ERROR(BsrShapes(c, 1, c->Dim(x, 1)));
+      TF_RETURN_IF_ERROR(MatrixShapes(c, 1, c->Dim(x, 1), out_features));
+      if (c->num_inputs() > 5) return absl::InvalidArgumentError("there may be at most one bias");
+      if (c->num_inputs() == 5) TF_RETURN_IF_ERROR(c->Merge(c->input(4), c->Vector(out_features), &bias));
       c->set_output(0, c->Matrix(c->Dim(x, 0), out_features));
       return absl::OkStatus();
     });
 
+// x [batch, in_features] and dy [batch, out_features], the inputs of these numbers, and the matrix from input 2 on.
+absl::Status GradShapes(InferenceContext* c, int x_input, int dy_input, ShapeHandle* x, DimensionHandle* batch) {
+  ShapeHandle dy;
+  DimensionHandle unused;
+  int64_t out_features;
+  TF_RETURN_IF_ERROR(c->GetAttr("out_features", &out_features));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(x_input), 2, x));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(dy_input), 2, &dy));
+  TF_RETURN_IF_ERROR(c->Merge(c->Dim(*x, 0), c->Dim(dy, 0), batch));
+  TF_RETURN_IF_ERROR(c->WithValue(c->Dim(dy, 1), out_features, &unused));
+  return MatrixShapes(c, 2, c->Dim(*x, 1), out_features);
+}
+
+// x and blocks give the shapes of the results, which then need not be known when the graph is built.
 REGISTER_OP("BlockSparse>MatMulGradX")
     .Input("dy: float")       // [batch, out_features]
+    .Input("x: float")        // [batch, in_features]; only its shape counts
     .Input("blocks: float")   // [num_blocks, height, width]
     .Input("indices: int32")  // [num_blocks]
-    .Input("indptr: int32")   // [block rows + 1]
+    .Input("indptr: int32")   // [block rows or columns + 1]
     .Output("dx: float")      // [batch, in_features]
-    .Attr("in_features: int >= 1")
+    .Attr("out_features: int >= 1")
     .Attr("gates: int >= 1 = 1")
+    .Attr(kOrders)
     .SetShapeFn([](InferenceContext* c) -> absl::Status {
-      ShapeHandle dy;
-      int64_t in_features;
-      TF_RETURN_IF_ERROR(c->GetAttr("in_features", &in_features));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &dy));
-      TF_RETURN_IF_ERROR(BsrShapes(c, 1, in_features));
-      c->set_output(0, c->Matrix(c->Dim(dy, 0), in_features));
+      ShapeHandle x;
+      DimensionHandle batch;
+      TF_RETURN_IF_ERROR(GradShapes(c, 1, 0, &x, &batch));
+      c->set_output(0, c->Matrix(batch, c->Dim(x, 1)));
       return absl::OkStatus();
     });
 
 REGISTER_OP("BlockSparse>MatMulGradBlocks")
     .Input("x: float")         // [batch, in_features]
     .Input("dy: float")        // [batch, out_features]
+    .Input("blocks: float")    // [num_blocks, height, width]; only its shape counts
     .Input("indices: int32")   // [num_blocks]
-    .Input("indptr: int32")    // [block rows + 1]
+    .Input("indptr: int32")    // [block rows or columns + 1]
     .Output("dblocks: float")  // [num_blocks, height, width]
-    .Attr("block_height: int >= 1")
-    .Attr("block_width: int >= 1")
+    .Attr("out_features: int >= 1")
     .Attr("gates: int >= 1 = 1")
+    .Attr(kOrders)
     .SetShapeFn([](InferenceContext* c) -> absl::Status {
       ShapeHandle x;
-      ShapeHandle dy;
-      ShapeHandle indices;
-      int64_t height;
-      int64_t width;
-      tensorflow::shape_inference::DimensionHandle batch;
-      TF_RETURN_IF_ERROR(c->GetAttr("block_height", &height));
-      TF_RETURN_IF_ERROR(c->GetAttr("block_width", &width));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &x));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 2, &dy));
-      TF_RETURN_IF_ERROR(c->Merge(c->Dim(x, 0), c->Dim(dy, 0), &batch));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(2), 1, &indices));
-      TF_RETURN_IF_ERROR(IndptrShape(c, 3, c->Dim(x, 1), height));
-      c->set_output(0, c->MakeShape({c->Dim(indices, 0), height, width}));
+      DimensionHandle batch;
+      TF_RETURN_IF_ERROR(GradShapes(c, 0, 1, &x, &batch));
+      c->set_output(0, c->input(2));
       return absl::OkStatus();
     });
 
-// y = x W and dx = dy W^T differ in which side of W is given by the input and which by an attribute.
-template <bool TRANSPOSED>
+// The attributes that say how the blocks are stored, and the pattern of a call.
+class StoredMatrix {
+ public:
+  StoredMatrix(OpKernelConstruction* construction, bool by_column) {
+    OP_REQUIRES_OK(construction, construction->GetAttr("gates", &gates_));
+    OP_REQUIRES_OK(construction, construction->GetAttr("out_features", &out_features_));
+    std::string order;
+    OP_REQUIRES_OK(construction, construction->GetAttr("order", &order));
+    cache_ = std::make_unique<BlockIndexCache>(order == "row" ? Order::kRow : Order::kColumn, by_column);
+  }
+
+  absl::Status MakeGrid(const Tensor& blocks, int64_t in_features, Grid* grid) const {
+    return InvalidIf(blocksparse::MakeGrid(in_features, out_features_, gates_, blocks.dim_size(1), blocks.dim_size(2),
+                                           grid));
+  }
+
+  // x [batch, in_features] and dy [batch, out_features].
+  absl::Status CheckPair(const Tensor& x, const Tensor& dy) const {
+    TF_RETURN_IF_ERROR(CheckRank(x, 2, "x", "[batch, in_features]"));
+    TF_RETURN_IF_ERROR(CheckRank(dy, 2, "dy", "[batch, out_features]"));
+    TF_RETURN_IF_ERROR(CheckDim(dy, 0, "dy", x.dim_size(0), "the batch, as in x"));
+    return CheckDim(dy, 1, "dy", out_features_, "out_features");
+  }
+
+  int64_t out_features() const { return out_features_; }
+
+  BlockIndexCache& cache() { return *cache_; }
+
+ private:
+  int64_t gates_;
+  int64_t out_features_;
+  std::unique_ptr<BlockIndexCache> cache_;
+};
+
+Activation ActivationOf(const std::string& name) {
+  if (name == "relu") return Activation::kRelu;
+  if (name == "tanh") return Activation::kTanh;
+  return name == "sigmoid" ? Activation::kSigmoid : Activation::kLinear;
+}
+
+// y = activation(x W + bias), and dx = dy W^T: the latter with another way to the index and no epilogue.
 class ProductOp : public OpKernel {
  public:
-  explicit ProductOp(OpKernelConstruction* construction) : OpKernel(construction), cache_(!TRANSPOSED) {
-    OP_REQUIRES_OK(construction,
-                   construction->GetAttr(TRANSPOSED ? "in_features" : "out_features", &output_features_));
-    OP_REQUIRES_OK(construction, construction->GetAttr("gates", &gates_));
+  ProductOp(OpKernelConstruction* construction, bool by_column)
+      : OpKernel(construction), matrix_(construction, by_column) {
     OP_REQUIRES_OK(construction, GetTable(&table_));
   }
 
-  void Compute(OpKernelContext* context) override {
-    const Tensor& x = context->input(0);
-    const Tensor& blocks = context->input(1);
-    const Tensor& indices = context->input(2);
-    const Tensor& indptr = context->input(3);
-    OP_REQUIRES_OK(context, TRANSPOSED ? CheckRank(x, 2, "dy", "[batch, out_features]")
-                                       : CheckRank(x, 2, "x", "[batch, in_features]"));
-    OP_REQUIRES_OK(context, CheckBsrShapes(blocks, indices, indptr));
+ protected:
+  // x [batch, other side of the matrix] and `features` of y; `first` is the input `blocks`.
+  void Multiply(OpKernelContext* context, const Tensor& x, int first, int64_t in_features, int64_t features,
+                const Epilogue& epilogue) {
+    const Tensor& blocks = context->input(first);
+    const Tensor& indices = context->input(first + 1);
+    const Tensor& indptr = context->input(first + 2);
     const int64_t batch = x.dim_size(0);
-    const int64_t in_features = TRANSPOSED ? output_features_ : x.dim_size(1);
-    const int64_t out_features = TRANSPOSED ? x.dim_size(1) : output_features_;
     Grid grid;
-    OP_REQUIRES_OK(context, InvalidIf(MakeGrid(in_features, out_features, gates_, blocks.dim_size(1),
-                                               blocks.dim_size(2), &grid)));
+    OP_REQUIRES_OK(context, matrix_.MakeGrid(blocks, in_features, &grid));
     TensorShape shape;
-    OP_REQUIRES_OK(context, TensorShape::BuildTensorShape({batch, output_features_}, &shape));
+    OP_REQUIRES_OK(context, TensorShape::BuildTensorShape({batch, features}, &shape));
     // Before the index: its size grows with out_features, which costs an attacker nothing, and so does y's.
     Tensor* y = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, shape, &y));
     if (batch == 0) {
-      OP_REQUIRES_OK(context, InvalidIf(CheckBsr(grid, indptr.unaligned_flat<int32_t>().data(),
-                                                 indptr.NumElements(), indices.unaligned_flat<int32_t>().data(),
-                                                 indices.NumElements())));
+      OP_REQUIRES_OK(context, matrix_.cache().Check(grid, indices, indptr));
       return;
     }
     std::shared_ptr<const BlockIndex> index;
-    OP_REQUIRES_OK(context, cache_.Get(grid, indices, indptr, &index));
+    OP_REQUIRES_OK(context, matrix_.cache().Get(grid, indices, indptr, &index));
     const ProductPlan plan = PlanProduct(*table_, *index, batch, NumThreads(context));
     Tensor holder;
     float* workspace;
     OP_REQUIRES_OK(context, AllocateWorkspace(context, plan.workspace_floats, &holder, &workspace));
-    RunProduct(plan, x.unaligned_flat<float>().data(), blocks.unaligned_flat<float>().data(),
+    RunProduct(plan, x.unaligned_flat<float>().data(), blocks.unaligned_flat<float>().data(), epilogue,
                y->unaligned_flat<float>().data(), workspace, IntraOpParallelFor(context));
   }
 
+  StoredMatrix matrix_;
+
  private:
-  int64_t output_features_;
-  int64_t gates_;
   const KernelTable* table_;
-  BlockIndexCache cache_;
+};
+
+class MatMulOp : public ProductOp {
+ public:
+  explicit MatMulOp(OpKernelConstruction* construction) : ProductOp(construction, true) {
+    std::string activation;
+    int num_biases;
+    OP_REQUIRES_OK(construction, construction->GetAttr("activation", &activation));
+    OP_REQUIRES_OK(construction, construction->GetAttr("num_biases", &num_biases));
+    OP_REQUIRES(construction, num_biases <= 1, absl::InvalidArgumentError(absl::StrCat(
+        "there may be at most one bias, got num_biases = ", num_biases)));
+    activation_ = ActivationOf(activation);
+  }
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& x = context->input(0);
+    OP_REQUIRES_OK(context, CheckRank(x, 2, "x", "[batch, in_features]"));
+    OP_REQUIRES_OK(context, CheckBsrShapes(context->input(1), context->input(2), context->input(3)));
+    Epilogue epilogue;
+    epilogue.activation = activation_;
+    if (context->num_inputs() == 5) {
+      const Tensor& bias = context->input(4);
+      OP_REQUIRES_OK(context, CheckRank(bias, 1, "bias", "[out_features]"));
+      OP_REQUIRES_OK(context, CheckDim(bias, 0, "bias", matrix_.out_features(), "out_features"));
+      epilogue.bias = bias.unaligned_flat<float>().data();
+    }
+    Multiply(context, x, 1, x.dim_size(1), matrix_.out_features(), epilogue);
+  }
+
+ private:
+  Activation activation_;
+};
+
+class GradXOp : public ProductOp {
+ public:
+  explicit GradXOp(OpKernelConstruction* construction) : ProductOp(construction, false) {}
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& dy = context->input(0);
+    const Tensor& x = context->input(1);
+    OP_REQUIRES_OK(context, matrix_.CheckPair(x, dy));
+    OP_REQUIRES_OK(context, CheckBsrShapes(context->input(2), context->input(3), context->input(4)));
+    Multiply(context, dy, 2, x.dim_size(1), x.dim_size(1), Epilogue());
+  }
 };
 
 class GradBlocksOp : public OpKernel {
  public:
-  explicit GradBlocksOp(OpKernelConstruction* construction) : OpKernel(construction), cache_(false) {
-    OP_REQUIRES_OK(construction, construction->GetAttr("block_height", &height_));
-    OP_REQUIRES_OK(construction, construction->GetAttr("block_width", &width_));
-    OP_REQUIRES_OK(construction, construction->GetAttr("gates", &gates_));
+  explicit GradBlocksOp(OpKernelConstruction* construction)
+      : OpKernel(construction), matrix_(construction, false) {
     OP_REQUIRES_OK(construction, GetTable(&table_));
   }
 
   void Compute(OpKernelContext* context) override {
     const Tensor& x = context->input(0);
     const Tensor& dy = context->input(1);
-    const Tensor& indices = context->input(2);
-    const Tensor& indptr = context->input(3);
-    OP_REQUIRES_OK(context, CheckRank(x, 2, "x", "[batch, in_features]"));
-    OP_REQUIRES_OK(context, CheckRank(dy, 2, "dy", "[batch, out_features]"));
-    OP_REQUIRES_OK(context, CheckRank(indices, 1, "indices", "[num_blocks]"));
-    OP_REQUIRES_OK(context, CheckRank(indptr, 1, "indptr", "[block rows + 1]"));
-    OP_REQUIRES_OK(context, CheckDim(dy, 0, "dy", x.dim_size(0), "the batch, as in x"));
+    const Tensor& blocks = context->input(2);
+    const Tensor& indices = context->input(3);
+    const Tensor& indptr = context->input(4);
+    OP_REQUIRES_OK(context, matrix_.CheckPair(x, dy));
+    OP_REQUIRES_OK(context, CheckBsrShapes(blocks, indices, indptr));
     Grid grid;
-    OP_REQUIRES_OK(context, InvalidIf(MakeGrid(x.dim_size(1), dy.dim_size(1), gates_, height_, width_, &grid)));
+    OP_REQUIRES_OK(context, matrix_.MakeGrid(blocks, x.dim_size(1), &grid));
     std::shared_ptr<const BlockIndex> index;
-    OP_REQUIRES_OK(context, cache_.Get(grid, indices, indptr, &index));
-    TensorShape shape;
-    OP_REQUIRES_OK(context, TensorShape::BuildTensorShape({indices.dim_size(0), height_, width_}, &shape));
+    OP_REQUIRES_OK(context, matrix_.cache().Get(grid, indices, indptr, &index));
     Tensor* dblocks = nullptr;
-    OP_REQUIRES_OK(context, context->allocate_output(0, shape, &dblocks));
+    OP_REQUIRES_OK(context, context->allocate_output(0, blocks.shape(), &dblocks));
     const GradPlan plan = PlanGrad(*table_, *index, x.dim_size(0), NumThreads(context));
     Tensor holder;
     float* workspace;
@@ -177,15 +263,12 @@ class GradBlocksOp : public OpKernel {
   }
 
  private:
-  int64_t height_;
-  int64_t width_;
-  int64_t gates_;
+  StoredMatrix matrix_;
   const KernelTable* table_;
-  BlockIndexCache cache_;
 };
 
-REGISTER_KERNEL_BUILDER(Name("BlockSparse>MatMul").Device(tensorflow::DEVICE_CPU), ProductOp<false>);
-REGISTER_KERNEL_BUILDER(Name("BlockSparse>MatMulGradX").Device(tensorflow::DEVICE_CPU), ProductOp<true>);
+REGISTER_KERNEL_BUILDER(Name("BlockSparse>MatMul").Device(tensorflow::DEVICE_CPU), MatMulOp);
+REGISTER_KERNEL_BUILDER(Name("BlockSparse>MatMulGradX").Device(tensorflow::DEVICE_CPU), GradXOp);
 REGISTER_KERNEL_BUILDER(Name("BlockSparse>MatMulGradBlocks").Device(tensorflow::DEVICE_CPU), GradBlocksOp);
 
 }  // namespace

@@ -68,28 +68,34 @@ absl::Status AllocateWorkspace(OpKernelContext* context, int64_t floats, Tensor*
   return status;
 }
 
-absl::Status BsrShapes(InferenceContext* c, int first, DimensionOrConstant in_features) {
+absl::Status MatrixShapes(InferenceContext* c, int first, DimensionOrConstant in_features,
+                          DimensionOrConstant out_features) {
   ShapeHandle blocks;
   ShapeHandle indices;
+  ShapeHandle indptr;
   DimensionHandle num_blocks;
+  int64_t gates = 1;
+  std::string order = "row";
+  c->GetAttr("gates", &gates).IgnoreError();  // the ops that have none stand for the defaults
+  c->GetAttr("order", &order).IgnoreError();
   TF_RETURN_IF_ERROR(c->WithRank(c->input(first), 3, &blocks));
   TF_RETURN_IF_ERROR(c->WithRank(c->input(first + 1), 1, &indices));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(first + 2), 1, &indptr));
   TF_RETURN_IF_ERROR(c->Merge(c->Dim(blocks, 0), c->Dim(indices, 0), &num_blocks));
-  return IndptrShape(c, first + 2, in_features, c->Value(c->Dim(blocks, 1)));
-}
-
-absl::Status IndptrShape(InferenceContext* c, int input, DimensionOrConstant in_features, int64_t height) {
-  ShapeHandle indptr;
-  TF_RETURN_IF_ERROR(c->WithRank(c->input(input), 1, &indptr));
-  const int64_t in = c->Value(in_features);
-  if (in <= 0 || height <= 0) return absl::OkStatus();  // unknown, or refused when the op runs
+  // A size that is unknown or refused when the op runs leaves the other one to be checked.
+  const bool by_row = order == "row";
+  const int64_t features = c->Value(by_row ? in_features : out_features);
+  const int64_t block = c->Value(c->Dim(blocks, by_row ? 1 : 2));
+  if (c->Value(out_features) > 0) {
+    Grid unused;
+    TF_RETURN_IF_ERROR(InvalidIf(MakeGrid(1, c->Value(out_features), gates, 1, 1, &unused)));
+  }
+  if (features <= 0 || block <= 0) return absl::OkStatus();
+  Grid grid;
+  TF_RETURN_IF_ERROR(InvalidIf(by_row ? MakeGrid(features, 1, 1, block, 1, &grid)
+                                      : MakeGrid(1, features, gates, 1, block, &grid)));
   DimensionHandle unused;
-  return c->WithValue(c->Dim(indptr, 0), (in - 1) / height + 2, &unused);
-}
-
-absl::Status CheckGates(int64_t out_features, int64_t gates) {
-  Grid unused;
-  return InvalidIf(MakeGrid(1, out_features, gates, 1, 1, &unused));
+  return c->WithValue(c->Dim(indptr, 0), (by_row ? grid.rows : grid.columns).lines + 1, &unused);
 }
 
 }  // namespace blocksparse

@@ -23,7 +23,7 @@ absl::Status CheckRank(const tensorflow::Tensor& tensor, int rank, const char* n
 absl::Status CheckDim(const tensorflow::Tensor& tensor, int axis, const char* name, int64_t expected,
                       const char* what);
 
-// blocks [num_blocks, height, width], indices [num_blocks], indptr [block rows + 1].
+// blocks [num_blocks, height, width], indices [num_blocks], indptr [lines + 1].
 absl::Status CheckBsrShapes(const tensorflow::Tensor& blocks, const tensorflow::Tensor& indices,
                             const tensorflow::Tensor& indptr);
 
@@ -40,16 +40,11 @@ absl::Status AllocateWorkspace(tensorflow::OpKernelContext* context, int64_t flo
 
 // --- For shape functions.
 
-// Ranks of blocks (input `first`), indices and indptr, their common number of blocks, and that indptr fits
-// `in_features` where both are known. Sets height and width.
-absl::Status BsrShapes(tensorflow::shape_inference::InferenceContext* c, int first,
-                       tensorflow::shape_inference::DimensionOrConstant in_features);
-
-// That indptr (input `input`) has ceil(in_features / height) + 1 elements, where these are known.
-absl::Status IndptrShape(tensorflow::shape_inference::InferenceContext* c, int input,
-                         tensorflow::shape_inference::DimensionOrConstant in_features, int64_t height);
-
-absl::Status CheckGates(int64_t out_features, int64_t gates);
+// Ranks of blocks (input `first`), indices and indptr, their common number of blocks, and that indptr fits the matrix
+// [in_features, out_features] of the attributes `gates` and `order`, by default 1 and row, where all is known.
+absl::Status MatrixShapes(tensorflow::shape_inference::InferenceContext* c, int first,
+                          tensorflow::shape_inference::DimensionOrConstant in_features,
+                          tensorflow::shape_inference::DimensionOrConstant out_features);
 
 }  // namespace blocksparse
 
