@@ -28,6 +28,8 @@ from models.language_modelling import Perplexity, ResetStates, dataset, sequence
 from tf_blocksparse.plots import plot_pruning
 
 TARGET = 0.8
+STEPS = 20  # words a sequence where times are measured
+BATCH_SIZES = (1, 16)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +186,7 @@ def planned_schedule(options, steps_per_epoch, epochs):
         schedule = bs.ThresholdRamp(begin, ramp, end, 1.0, 1.5, frequency)
     if options.min_sparsity is None and options.target < 0.5:
         raise ValueError(
-            f"--target {options.target}: convert() leaves layers dense of which less than half is zero. Give a target "
+            f"--target {options.target}: convert() hardly gains where less than half of a layer is zero. Give a target "
             "of 0.5 or more, or --min-sparsity 0 to convert all the same."
         )
     # The same checks that pruning itself makes, before the dense model is trained.
@@ -253,7 +255,7 @@ class Run:
         return model
 
     def train_pruned(self, dense):
-        """Trains the twin with its weights pruned: the stripped model, and the history of its sparsity."""
+        """Trains the twin with its weights pruned, and draws its masks and sparsity: the stripped model."""
         options, model = self.options, self.new_model()
         schedule = self.schedule
         if options.schedule == "ramp":
@@ -262,7 +264,8 @@ class Run:
         compile_model(model, self.preset)
         history = bs.SparsityHistory(every=max(1, self.steps_per_epoch // 10))
         train(model, self.corpus, self.preset, self.epochs, [history, self._log("block_sparse")])
-        return bs.strip_pruning(model), history
+        plot_pruning(model, history).savefig(options.out / "pruning.png", dpi=120)
+        return bs.strip_pruning(model)
 
     def _log(self, name):
         return keras.callbacks.CSVLogger(self.options.out / f"{name}.csv")
@@ -280,23 +283,28 @@ class Run:
         dense = self.train_dense()
         bs.export(without_state(dense, self.preset), options.out / "dense")
         print(f"\n2. Its twin, pruned to {options.target:.0%} in blocks of {_by(options.block_shape)}.", flush=True)
-        pruned, history = self.train_pruned(dense)
-        # Before convert(), which refuses a model that would not gain: the training must not be lost.
+        pruned = self.train_pruned(dense)
+        # Before convert(), which refuses a model without enough zeros: the training must not be lost.
         without_state(pruned, self.preset).save(options.out / "pruned.keras")
         print("\n3. Convert, save, measure.", flush=True)
         scores = [self.perplexities(dense), self.perplexities(self.convert(pruned))]
         dense, pruned = (without_state(model, self.preset) for model in (dense, pruned))
         sparse = self.convert(pruned)
         bs.export(sparse, options.out / "block_sparse")
-        plot_pruning(sparse, history).savefig(options.out / "pruning.png", dpi=120)
         self.print_table(dense, sparse, scores)
         self.print_checks(pruned, sparse)
 
     def convert(self, pruned):
-        """The block-sparse model of a pruned one."""
-        return bs.convert(pruned, self.options.block_shape, min_sparsity=self.options.min_sparsity)
+        """The block-sparse model of a pruned one: the layers that gain at the sizes that the table has times of."""
+        return bs.convert(
+            pruned,
+            self.options.block_shape,
+            min_sparsity=self.options.min_sparsity,
+            batch_size=BATCH_SIZES,
+            time_steps=STEPS,
+        )
 
-    def words(self, batch, steps=20):
+    def words(self, batch, steps=STEPS):
         """Ids `[batch, steps]` of the validation text, to measure on."""
         return self.corpus.valid[: batch * steps].reshape(batch, steps)
 
@@ -310,12 +318,15 @@ class Run:
         rows.append(("bytes in memory", ",d", [comparison.memory_bytes(model) for model in models]))
         sizes = [comparison.directory_bytes(self.options.out / name) for name in ("dense", "block_sparse")]
         rows.append(("bytes on disk", ",d", sizes))
-        for batch in (1, 16):
+        for batch in BATCH_SIZES:
             words = self.words(batch)
             times = comparison.interleaved_medians(models, words)
             rows.append((f"ms a word, batch {batch}", ".4f", [ms / words.size for ms in times]))
         known = len(self.corpus.vocabulary)
         comparison.print_comparison(f"{self.options.preset}: {known:,} words, {self.preset.units} units", rows)
+        for weight in reports[1].weights:
+            if weight.state == "dense":
+                print(f"{weight.path}: {weight.note}")
 
     def print_checks(self, pruned, sparse):
         """Prints where the results are, and whether all forms of the model answer alike."""
@@ -354,7 +365,7 @@ def parse(arguments=None):
     pruning.add_argument("--end-step", type=int, help="default: 40 %% of the epochs")
     pruning.add_argument("--frequency", type=int, help="steps between updates; default: 100, or 10 an epoch")
     pruning.add_argument("--group-lasso", type=float, help="factor; default: none")
-    pruning.add_argument("--min-sparsity", type=float, help="layers below it stay dense; default: as convert()")
+    pruning.add_argument("--min-sparsity", type=float, help="layers below it stay dense; default: measured")
     options = parser.parse_args(arguments)
     if options.epochs is not None and options.epochs < 1:
         parser.error(f"--epochs {options.epochs}: expected 1 or more epochs")

@@ -6,7 +6,7 @@ from keras import layers
 import tf_blocksparse as bs
 from helpers import assert_close, random_block_sparse
 from tf_blocksparse.blocks import BlockGrid
-from tf_blocksparse.convert import why_not
+from tf_blocksparse.choice import Chooser
 from tf_blocksparse.pruning import pruned_weights
 
 TIME, FEATURES, WORDS = 6, 10, 40
@@ -74,14 +74,14 @@ def test_pruned_stripped_and_converted_models_agree(case, tmp_path):
     model, x = trained(case, regularizer=bs.BlockGroupLasso(1e-5))
     before = model.get_weights()
     expected = outputs(model, x)
-    from_pruned = bs.convert(model)
+    from_pruned = bs.convert(model, measure=False)
     assert_same_outputs(model, from_pruned, x)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(new, old)
     bs.strip_pruning(model)
     for a, b in zip(expected, outputs(model, x), strict=True):
         np.testing.assert_array_equal(b, a)
-    assert_same_outputs(model, bs.convert(model, block_shape=(4, 2)), x)
+    assert_same_outputs(model, bs.convert(model, block_shape=(4, 2), measure=False), x)
     assert_same_outputs(model, bs.convert(model, min_sparsity=0.0), x)
     from_pruned.save(tmp_path / "m.keras")
     assert_same_outputs(from_pruned, keras.models.load_model(tmp_path / "m.keras"), x)
@@ -89,19 +89,20 @@ def test_pruned_stripped_and_converted_models_agree(case, tmp_path):
 
 def test_it_stores_the_live_blocks_only():
     model, _ = trained("stacked")
-    converted = bs.convert(model)
+    converted = bs.convert(model, measure=False)
     for pruned, sparse in zip(bs.report(model).weights, bs.report(converted).weights, strict=True):
         assert sparse.state == "block-sparse"
         assert sparse.path == pruned.path
         assert sparse.block_shape == (4, 2)
         assert sparse.sparsity == pruned.sparsity
         live = round((1 - sparse.sparsity) * np.prod(sparse.grid))
-        assert sparse.stored_bytes == 4 * (live * (4 * 2 + 1) + sparse.grid[0] + 1)
+        lines = sparse.grid[0 if "embeddings" in sparse.path else 1]  # the order of the blocks
+        assert sparse.stored_bytes == 4 * (live * (4 * 2 + 1) + lines + 1)
 
 
 def test_converted_models_share_nothing_with_the_original():
     model, x = trained("dense")
-    converted = bs.convert(model)
+    converted = bs.convert(model, measure=False)
     expected = outputs(converted, x)
     for weight in model.weights:
         weight.assign(np.zeros(weight.shape))
@@ -113,7 +114,7 @@ def test_layers_that_would_not_gain_stay_dense_and_the_report_says_so():
     grid = BlockGrid((FEATURES, 16), 4)
     w, _ = random_block_sparse(np.random.default_rng(0), grid, 0.2)
     model.get_layer("pruned").kernel.assign(w)
-    converted = bs.convert(model)
+    converted = bs.convert(model, measure=False)
     found = {w.path: (w.state, w.note) for w in bs.report(converted).weights}
     assert found["pruned/kernel"] == ("block-sparse", "")
     assert found["dense/kernel"][0] == "dense"
@@ -143,13 +144,13 @@ def test_tiny_blocks_need_more_sparsity(block_shape, sparsity, expected):
     grid = BlockGrid((8, 80), block_shape)
     kept = np.arange(grid.num_blocks) >= round(sparsity * grid.num_blocks)
     layer.kernel.assign(np.asarray(grid.expand(kept.reshape(grid.mask_shape))).astype("float32"))
-    assert (why_not(layer, block_shape) is None) == expected
-    assert why_not(layer, block_shape, min_sparsity=0.1) is None
+    assert (Chooser(block_shape).choose(layer).why_dense is None) == expected
+    assert Chooser(block_shape, min_sparsity=0.1).choose(layer).why_dense is None
 
 
 def test_training_goes_on_as_the_masked_dense_model_would():
     model, x = trained("dense", block_shape=(4, 4))
-    converted = bs.convert(model)
+    converted = bs.convert(model, measure=False)
     y = np.random.default_rng(1).standard_normal((len(x), 4))
     for one in (model, converted):
         one.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
@@ -165,7 +166,7 @@ def test_wrapped_layers_are_unwrapped():
     model = keras.Sequential([keras.Input((8,)), bs.PruneBlocks(layers.Dense(8, name="inside"), 2, schedule)])
     model.compile("sgd", "mse")
     model.fit(np.ones((8, 8)), np.ones((8, 8)), batch_size=2, verbose=0)
-    converted = bs.convert(model)
+    converted = bs.convert(model, measure=False)
     assert [layer.name for layer in converted.layers] == ["inside"]
     assert_same_outputs(model, converted, np.ones((2, 8), "float32"))
 
@@ -175,8 +176,8 @@ def test_a_model_without_declared_input_and_a_single_layer():
     model.build((None, 8))
     model.layers[0].kernel.assign(np.where(np.arange(16) < 4, 1.0, 0.0) * np.ones((8, 1)))
     x = np.ones((2, 8), "float32")
-    assert_same_outputs(model, bs.convert(model), x)
-    assert_same_outputs(model.layers[0], bs.convert(model.layers[0]), x)
+    assert_same_outputs(model, bs.convert(model, measure=False), x)
+    assert_same_outputs(model.layers[0], bs.convert(model.layers[0], measure=False), x)
 
 
 def test_stopping_before_the_schedule_has_ended_is_told(caplog):
@@ -185,14 +186,14 @@ def test_stopping_before_the_schedule_has_ended_is_told(caplog):
     model.compile("sgd", "mse")
     x = inputs_of(model)
     model.fit(x, np.zeros((len(x), 4)), batch_size=8, verbose=0)
-    bs.convert(model)
+    bs.convert(model, measure=False)
     assert "ends at step 100, but only 2 steps" in caplog.text
 
 
 def test_a_loss_that_keras_cannot_serialise_is_no_obstacle():
     model, x = trained("dense")
     model.compile("sgd", lambda y, p: keras.ops.sum(keras.ops.square(y - p), axis=-1))
-    assert_same_outputs(model, bs.convert(model), x)
+    assert_same_outputs(model, bs.convert(model, measure=False), x)
     assert model.compiled
 
 
@@ -216,7 +217,13 @@ def built(model):
         (lambda: bs.convert(MODELS["stacked"]()), ValueError, "can be converted.*Prune first"),
         (lambda: bs.convert(layers.Dense(3)), ValueError, "not built"),
         (lambda: bs.convert("model"), TypeError, "Keras 3 layer or model"),
-        (lambda: bs.convert(built(layers.Dense(3)), dtype="int8"), ValueError, "dtype='int8'"),
+        (lambda: bs.convert(built(layers.Dense(3)), dtype="int8"), ValueError, "dtype='int8' is not available"),
+        (lambda: bs.convert(built(layers.Dense(3)), dtype="float64"), ValueError, "one of.*dtype='float64'"),
+        (lambda: bs.convert(built(layers.Dense(3)), batch_size=0), ValueError, "batch_size=0"),
+        (lambda: bs.convert(built(layers.Dense(3)), batch_size=()), ValueError, r"batch_size=\(\)"),
+        (lambda: bs.convert(built(layers.Dense(3)), batch_size=(1, 2.5)), ValueError, r"batch_size=\(1, 2.5\)"),
+        (lambda: bs.convert(built(layers.Dense(3)), batch_size=True), ValueError, "batch_size=True"),
+        (lambda: bs.convert(built(layers.Dense(3)), time_steps=0), ValueError, "time_steps=0"),
         (lambda: bs.convert(built(layers.Dense(3)), min_sparsity=50), ValueError, "fraction"),
         (lambda: bs.convert(built(layers.Dense(3)), block_shape=(0, 1)), ValueError, "block_shape"),
         (lambda: bs.convert(built(Subclassed())), ValueError, "functional API"),
@@ -233,3 +240,12 @@ def test_pruning_state_is_not_copied():
     converted = bs.convert(model, min_sparsity=0.19)
     assert not pruned_weights(converted)
     assert "BlockPruning" not in converted.to_json()
+
+
+def test_measuring_a_small_model():
+    model, x = trained("functional", block_shape=(4, 4))
+    converted = bs.convert(model, batch_size=(1, 4), time_steps=TIME)
+    assert_same_outputs(model, converted, x)
+    recurrent = [w for w in bs.report(converted).weights if "lstm" in w.path or "gru" in w.path]
+    assert len(recurrent) == 6
+    assert all("measured" in w.note and "at batch 4" in w.note for w in recurrent)

@@ -40,7 +40,7 @@ def pruned():
 
 def test_a_fresh_process_with_tensorflow_alone_answers_alike(pruned, tmp_path):
     x = np.random.default_rng(1).integers(0, 60, (3, 7)).astype("int32")
-    converted = bs.convert(pruned)
+    converted = bs.convert(pruned, measure=False)
     assert bs.export(converted, tmp_path / "saved") == tmp_path / "saved"
     np.save(tmp_path / "x.npy", x)
     run_python(SERVE, bs.ops.library_path(), tmp_path)
@@ -50,7 +50,7 @@ def test_a_fresh_process_with_tensorflow_alone_answers_alike(pruned, tmp_path):
 
 
 def test_importing_the_package_is_enough_to_load(pruned, tmp_path):
-    bs.export(bs.convert(pruned), tmp_path / "saved")
+    bs.export(bs.convert(pruned, measure=False), tmp_path / "saved")
     out = run_python(
         "import sys, numpy as np, tensorflow as tf, tf_blocksparse\n"
         "served = tf.saved_model.load(sys.argv[1])\n"
@@ -61,7 +61,7 @@ def test_importing_the_package_is_enough_to_load(pruned, tmp_path):
 
 
 def test_without_the_library_loading_fails_and_names_the_op(pruned, tmp_path):
-    bs.export(bs.convert(pruned), tmp_path / "saved")
+    bs.export(bs.convert(pruned, measure=False), tmp_path / "saved")
     with pytest.raises(AssertionError, match="Op type not registered 'BlockSparse>"):
         run_python("import sys, tensorflow as tf\ntf.saved_model.load(sys.argv[1])", tmp_path / "saved")
 
@@ -71,7 +71,7 @@ def test_the_saved_model_holds_live_blocks_only(tmp_path):
     kept = np.arange(grid.num_blocks).reshape(grid.mask_shape) % 10 == 0
     model = keras.Sequential([keras.Input((512,)), layers.Dense(512)])
     model.layers[0].kernel.assign(np.asarray(grid.expand(kept)) * np.random.default_rng(0).random((512, 512)))
-    bs.export(bs.convert(model), tmp_path / "saved")
+    bs.export(bs.convert(model, measure=False), tmp_path / "saved")
     variables = tmp_path / "saved" / "variables" / "variables"
     stored = {
         name: (shape, tf.train.load_variable(str(variables), name).nbytes)
@@ -90,7 +90,7 @@ def test_several_named_inputs_and_outputs(tmp_path):
     joined = layers.Concatenate()([inputs["left"], inputs["right"]])
     model = keras.Model(inputs, {"y": layers.Dense(8, name="y")(joined)})
     model.get_layer("y").kernel.assign(kernel)
-    converted = bs.convert(model, block_shape=4)
+    converted = bs.convert(model, block_shape=4, measure=False)
     bs.export(converted, tmp_path / "saved")
     served = tf.saved_model.load(str(tmp_path / "saved"))
     x = {name: np.random.default_rng(0).standard_normal((3, 8)).astype("float32") for name in inputs}
@@ -101,7 +101,7 @@ def test_several_named_inputs_and_outputs(tmp_path):
 def test_training_of_a_loaded_saved_model_has_gradients(tmp_path):
     model = keras.Sequential([keras.Input((8,)), layers.Dense(8), layers.Dense(4)])
     model.layers[0].kernel.assign(np.where(np.arange(8) < 4, 1.0, 0.0) * np.ones((8, 1)))
-    bs.export(bs.convert(model, block_shape=4), tmp_path / "saved")
+    bs.export(bs.convert(model, block_shape=4, measure=False), tmp_path / "saved")
     loaded = tf.saved_model.load(str(tmp_path / "saved"))
     with tf.GradientTape() as tape:
         y = tf.reduce_sum(loaded.serve(np.ones((2, 8), "float32")))
@@ -118,7 +118,7 @@ def test_errors(what, pruned, tmp_path):
         "pruned": (lambda: bs.export(pruned, tmp_path / "s"), ValueError, r"still pruned.*convert\(model\)"),
         "layer": (lambda: bs.export(layers.Dense(3), tmp_path / "s"), TypeError, "takes a keras.Model"),
         "not_built": (lambda: bs.export(keras.Sequential([layers.Dense(3)]), tmp_path / "s"), ValueError, "not built"),
-        "in_use": (lambda: bs.export(bs.convert(pruned), tmp_path / "used"), ValueError, "in use"),
+        "in_use": (lambda: bs.export(bs.convert(pruned, measure=False), tmp_path / "used"), ValueError, "in use"),
         "no_model": (lambda: bs.export("model", tmp_path / "s"), TypeError, "Keras 3"),
     }
     call, error, message = calls[what]

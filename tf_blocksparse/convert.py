@@ -1,50 +1,48 @@
 """`convert()`: a pruned Keras model becomes one of block-sparse layers.
 
-First the model is copied, with a block-sparse twin, made from its config, in the place of every layer that is sparse
-enough. Then, when all layers of the copy are built, the weights are copied pair by pair.
+First it is chosen for each layer whether that gains. Then the model is copied, with a block-sparse twin, made from its
+config, in the place of every layer that does. When all layers of the copy are built, the weights are copied pair by
+pair.
 """
+
+import logging
+import weakref
 
 import keras
 
-from tf_blocksparse.block_pattern import best_block_shape
-from tf_blocksparse.blocks import BlockGrid, canonical_block_shape
+from tf_blocksparse.blocks import canonical_block_shape
+from tf_blocksparse.choice import BATCH_SIZES, Chooser, remember
 from tf_blocksparse.cloning import clone_uncompiled
-from tf_blocksparse.layers import (
-    BlockSparseDense,
-    BlockSparseEmbedding,
-    BlockSparseGRU,
-    BlockSparseLSTM,
-    BlockSparseSimpleRNN,
-)
-from tf_blocksparse.layers.block_sparse_rnn import BlockSparseRNN
-from tf_blocksparse.layers.block_sparse_weight import elementwise_problem
+from tf_blocksparse.output_difference import output_differences
 from tf_blocksparse.pruning import PruneBlocks, pruned_weights
 from tf_blocksparse.pruning.prune import check_layer
-from tf_blocksparse.pruning.strip import detach, warn_if_unfinished
-from tf_blocksparse.pruning.weights import prunable_weights
+from tf_blocksparse.pruning.strip import warn_if_unfinished
+from tf_blocksparse.twins import STORAGE_DTYPES, copy_weights, has_twin, is_twin, make_twin, plain_copy
 
-TWINS = {
-    keras.layers.Dense: BlockSparseDense,
-    keras.layers.Embedding: BlockSparseEmbedding,
-    keras.layers.SimpleRNN: BlockSparseSimpleRNN,
-    keras.layers.GRU: BlockSparseGRU,
-    keras.layers.LSTM: BlockSparseLSTM,
-}
-# Sparsity from which a layer is converted. Measured on (384, 1536), batch 1 and 16, two threads, AVX-512: with half of
-# the blocks gone, products with 4x4 and larger blocks take as long as dense ones or less; 2x2 and 4x1 gain at batch 16
-# from 80 % on and at batch 1 from 90 % on; 1x1 is slower than dense even at 90 %.
-MIN_SPARSITY = 0.5
-MIN_SPARSITY_OF_TINY_BLOCKS = 0.97
-TINY_BLOCK = 4  # elements; a smaller block is tiny
-_KERAS_ONLY = ("lora_rank", "lora_alpha", "quantization_config", "use_cudnn", "implementation")
+logger = logging.getLogger("tf_blocksparse")
+_MANY_LAYERS = 5  # that take about a second each to measure: from here on a bar shows the progress
+_differences = weakref.WeakKeyDictionary()
 
 
-def convert(model, block_shape=None, dtype="float32", min_sparsity=None):
-    """Turns the layers of a pruned model into block-sparse layers.
+def convert(
+    model,
+    block_shape=None,
+    dtype="float32",
+    min_sparsity=None,
+    batch_size=None,
+    measure=True,
+    calibration_data=None,
+    time_steps=1,
+):
+    """Turns the layers of a pruned model into block-sparse layers where that makes them faster.
 
     `Dense`, `Embedding`, `SimpleRNN`, `GRU` and `LSTM` layers are converted, alone, in `Bidirectional` or
-    `TimeDistributed`, and in nested models. A layer that is not sparse enough to gain, or that cannot be converted,
-    stays as it is; `report()` says why. The outputs are those of the pruned model, within float32 rounding.
+    `TimeDistributed`, and in nested models. The products of each are measured, for about a second, dense and in
+    blocks: a layer that is slower in blocks at one of the batch sizes, or not faster over all of them, stays as it
+    is, and so does one that cannot be converted; `report()` says why. So the result depends on the machine: convert
+    where the model will run, or give `measure=False` or `min_sparsity`. An `Embedding` is not measured; it is
+    converted when at least half of its blocks are zero and that saves memory. The outputs are those of the pruned
+    model, within float32 rounding.
 
     Args:
         model: a built Sequential or Functional `keras.Model`, or one built layer; pruned, or stripped. It is not
@@ -52,11 +50,20 @@ def convert(model, block_shape=None, dtype="float32", min_sparsity=None):
         block_shape: `(height, width)` or an int for all layers. None: that of the pruning, or else for each layer
             the one that stores its zeros in the fewest bytes.
         dtype: type of the stored blocks: `"float32"`.
-        min_sparsity: float in [0, 1), layers of which a smaller share of the blocks is zero stay dense.
-            None: 0.5, or 0.97 for blocks of less than four elements.
+        min_sparsity: float in [0, 1): nothing is measured, and layers of which a smaller share of the blocks is
+            zero stay dense.
+        batch_size: int or tuple of int, examples in a batch to measure at. None: 1 and 16.
+        measure: bool. False: nothing is measured, and layers of which less than half of the blocks is zero (0.97
+            for blocks of less than four elements) stay dense.
+        calibration_data: inputs as for `model.predict()`: an array, a tuple, list or dict of arrays, or batches such
+            as a `tf.data.Dataset`. The outputs of both models on them are compared; the log and `report()` of the
+            converted model tell the differences.
+        time_steps: int, what an unknown dimension of a `Dense` layer's input, such as time, is taken for when the
+            layer is measured: its product has `batch_size * time_steps` rows.
 
     Returns:
-        A new, uncompiled `keras.Model` (or layer) that shares no weights with `model`.
+        A new, uncompiled `keras.Model` (or layer) that shares no weights with `model`. If all its layers were measured
+        to be faster dense, none of them is block-sparse, and a warning says so.
 
     Raises:
         TypeError: if `model` is no Keras layer or model.
@@ -68,20 +75,27 @@ def convert(model, block_shape=None, dtype="float32", min_sparsity=None):
     >>> fast = convert(model)
     >>> print(report(fast))
     """
-    _check_arguments(model, dtype, min_sparsity)
+    _check_arguments(model, dtype, min_sparsity, time_steps)
     block_shape = None if block_shape is None else canonical_block_shape(block_shape)
+    batch_sizes = _batch_sizes(batch_size)
     warn_if_unfinished(pruned_weights(model))
-    converted = _copy(model, lambda layer: _convert_layer(layer, block_shape, min_sparsity))
+    chooser = Chooser(block_shape, dtype, min_sparsity, batch_sizes if measure else (), time_steps)
+    choices = _choices(model, chooser)
+    converted = _copy(model, lambda layer: _convert_layer(layer, choices[id(layer)], dtype))
     pairs = list(_pairs(model, converted))
-    if not any(type(twin) in TWINS.values() for _, twin in pairs):
-        raise ValueError(
-            f"Nothing in {model.name!r} can be converted: no Dense, Embedding, SimpleRNN, GRU or LSTM layer has "
-            "enough zero blocks to gain. Prune first: tf_blocksparse.prune_blocks(model, ...). "
-            "tf_blocksparse.report(model) says why for each weight; min_sparsity=0 converts all the same."
-        )
+    if not any(is_twin(twin) for _, twin in pairs):
+        _nothing_gained(model, choices.values())
     for layer, twin in pairs:
-        _copy_weights(layer, twin)
+        copy_weights(layer, twin)
+        remember(twin, choices[id(layer)])
+    if calibration_data is not None:
+        _compare(model, converted, calibration_data)
     return converted
+
+
+def differences_of(model):
+    """The `OutputDifference`s that `convert()` found for a model that it returned: a tuple, empty without data."""
+    return _differences.get(model, ())
 
 
 def is_graph(model):
@@ -89,46 +103,81 @@ def is_graph(model):
     return isinstance(model, keras.Sequential) or hasattr(model, "operations")
 
 
-def why_not(layer, block_shape=None, min_sparsity=None):
-    """Why `convert()` leaves `layer` as it is, in a few words; None if it converts it.
-
-    Args:
-        layer: a built layer that holds no other layers but an RNN's cell.
-        block_shape, min_sparsity: as for `convert()`.
-    """
-    if type(layer) not in TWINS:
-        return f"{type(layer).__name__} has no block-sparse twin"
-    if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
-        return "it is quantized or has LoRA weights"
-    for weight in prunable_weights(_plain_copy(layer)):
-        problem = elementwise_problem(weight.constraint, weight.regularizer)
-        if problem:
-            return f"{problem} on {weight.name} needs the whole matrix"
-    block_shape = block_shape or _block_shape_of(layer)
-    sparsity = _sparsity(layer, block_shape)
-    needed = default_min_sparsity(block_shape) if min_sparsity is None else min_sparsity
-    if sparsity < needed:
-        blocks = " x ".join(map(str, block_shape))
-        return f"sparsity {sparsity:.2f} in {blocks} blocks is below {needed:.2f}: dense is as fast"
-    return None
-
-
-def default_min_sparsity(block_shape):
-    """Sparsity below which a layer with such blocks stays dense unless the caller says otherwise."""
-    height, width = block_shape
-    return MIN_SPARSITY if height * width >= TINY_BLOCK else MIN_SPARSITY_OF_TINY_BLOCKS
-
-
-def _check_arguments(model, dtype, min_sparsity):
+def _check_arguments(model, dtype, min_sparsity, time_steps):
     check_layer(model)
-    if dtype != "float32":
-        raise ValueError(f'`dtype` must be "float32". Received: dtype={dtype!r}.')
+    if dtype not in STORAGE_DTYPES:
+        raise ValueError(f"`dtype` must be one of {STORAGE_DTYPES}. Received: dtype={dtype!r}.")
     if min_sparsity is not None and not 0 <= min_sparsity < 1:
         raise ValueError(f"`min_sparsity` is a fraction in [0, 1). Received: min_sparsity={min_sparsity!r}.")
+    if not _is_count(time_steps):
+        raise ValueError(f"`time_steps` must be a positive integer. Received: time_steps={time_steps!r}.")
     if not model.built:
         raise ValueError(
             f"{model.name!r} is not built, so it has no weights to convert. Train it, load it or call it once."
         )
+
+
+def _check_graph(model):
+    if not is_graph(model):
+        raise ValueError(
+            f"convert() takes Sequential and Functional models and layers. Received: {type(model).__name__} "
+            f"{model.name!r}, a subclass of keras.Model, whose call() cannot be rewritten. Build it with the "
+            "functional API, or call convert() on its layers and put them in their place."
+        )
+
+
+def _batch_sizes(batch_size):
+    """`batch_size` as a tuple of different integers."""
+    if batch_size is None:
+        return BATCH_SIZES
+    sizes = tuple(batch_size) if isinstance(batch_size, (tuple, list)) else (batch_size,)
+    if not sizes or not all(_is_count(n) for n in sizes):
+        raise ValueError(
+            "`batch_size` must be a positive integer or a tuple of them, the batch sizes that the model will run at. "
+            f"Received: batch_size={batch_size!r}. Example: batch_size=(1, 16)."
+        )
+    return tuple(dict.fromkeys(sizes))
+
+
+def _is_count(n):
+    return isinstance(n, int) and not isinstance(n, bool) and n >= 1
+
+
+def _choices(model, chooser):
+    """The `Choice` for each layer that holds no others: dict by the id of the layer."""
+    leaves = list({id(leaf): leaf for leaf, _ in _pairs(model, model)}.values())
+    slow = chooser.batch_sizes and chooser.min_sparsity is None and sum(map(has_twin, leaves)) >= _MANY_LAYERS
+    progress = keras.utils.Progbar(len(leaves)) if slow else None
+    choices = {}
+    for leaf in leaves:
+        choice = choices[id(leaf)] = chooser.choose(leaf)
+        if progress is not None:
+            progress.add(1)
+        if has_twin(leaf):
+            logger.info("%s: %s", leaf.name, choice.note() or "converted")
+    return choices
+
+
+def _nothing_gained(model, choices):
+    """Tells that no layer of a model is converted: a warning if dense ones are faster, an error if none is sparse."""
+    if any(choice.times for choice in choices):
+        logger.warning(
+            "%s: every layer is faster dense on this machine, so nothing is converted. tf_blocksparse.report() of the "
+            "converted model has the times; min_sparsity=0 converts all the same.",
+            model.name,
+        )
+        return
+    raise ValueError(
+        f"Nothing in {model.name!r} can be converted: no Dense, Embedding, SimpleRNN, GRU or LSTM layer has "
+        "enough zero blocks to gain. Prune first: tf_blocksparse.prune_blocks(model, ...). "
+        "tf_blocksparse.report(model) says why for each weight; min_sparsity=0 converts all the same."
+    )
+
+
+def _compare(model, converted, data):
+    _differences[converted] = output_differences(model, converted, data)
+    for difference in _differences[converted]:
+        logger.info("%s: converting changes %s", model.name, difference)
 
 
 def _copy(layer, copy_leaf):
@@ -153,12 +202,6 @@ def _copy(layer, copy_leaf):
 
 
 def _copy_model(model, copy_leaf):
-    if not is_graph(model):
-        raise ValueError(
-            f"convert() takes Sequential and Functional models and layers. Received: {type(model).__name__} "
-            f"{model.name!r}, a subclass of keras.Model, whose call() cannot be rewritten. Build it with the "
-            "functional API, or call convert() on its layers and put them in their place."
-        )
     copied = clone_uncompiled(model, lambda layer: _copy(layer, copy_leaf))
     if not copied.built:
         copied.build_from_config(model.get_build_config())
@@ -168,6 +211,7 @@ def _copy_model(model, copy_leaf):
 def _pairs(layer, copied):
     """Yields `(layer, its copy)` for all layers that `_copy()` handed to `copy_leaf`."""
     if isinstance(layer, keras.Model):
+        _check_graph(layer)
         for inner, inner_copy in zip(layer.layers, copied.layers, strict=True):
             yield from _pairs(inner, inner_copy)
     elif isinstance(layer, PruneBlocks):
@@ -181,60 +225,6 @@ def _pairs(layer, copied):
         yield layer, copied
 
 
-def _convert_layer(layer, block_shape, min_sparsity):
+def _convert_layer(layer, choice, dtype):
     """The block-sparse twin of a layer, or a plain copy; no weights yet."""
-    plain = _plain_copy(layer)
-    if not layer.built or why_not(layer, block_shape, min_sparsity):
-        return plain
-    config = {k: v for k, v in plain.get_config().items() if k not in _KERAS_ONLY}
-    config["block_shape"] = block_shape or _block_shape_of(layer)
-    num_blocks = {name: int(grid.nonzero_blocks(w).sum()) for name, w, grid in _matrices(layer, config["block_shape"])}
-    twin = TWINS[type(layer)]
-    config["num_blocks"] = num_blocks if issubclass(twin, BlockSparseRNN) else next(iter(num_blocks.values()))
-    return twin.from_config(config)
-
-
-def _plain_copy(layer):
-    """A layer of the same config but for the pruning; not built."""
-    plain = type(layer).from_config(layer.get_config())
-    detach(plain)
-    return plain
-
-
-def _copy_weights(layer, twin):
-    if not layer.weights:
-        return
-    if not twin.built:
-        twin.build_from_config(layer.get_build_config())
-    if type(twin) not in TWINS.values():
-        twin.set_weights(layer.get_weights())
-        return
-    owner, twin_owner = getattr(layer, "cell", layer), getattr(twin, "cell", twin)
-    for name, w, _ in _matrices(layer, twin_owner.block_shape):
-        getattr(twin_owner, name).assign(w)
-    if getattr(twin_owner, "bias", None) is not None:
-        twin_owner.bias.assign(owner.bias)
-
-
-def _matrices(layer, block_shape):
-    """Yields `(name in the twin, array [in, out], grid)` for the matrices that the twin of `layer` stores."""
-    for weight in prunable_weights(layer):
-        name, gates, w = weight.name, weight.gates, weight.matrix()
-        units = w.shape[1] // gates
-        if name == "recurrent_kernel" and not getattr(weight.owner, "reset_after", True):
-            yield "candidate_kernel", w[:, 2 * units :], BlockGrid((units, units), block_shape)
-            w, gates = w[:, : 2 * units], 2
-        yield name, w, BlockGrid(w.shape, block_shape, gates)
-
-
-def _block_shape_of(layer):
-    """Block shape of the pruning of `layer`, or the one that fits its zeros best."""
-    for weight in pruned_weights(layer):
-        return weight.pruning.block_shape
-    return best_block_shape([(w, grid.gates) for _, w, grid in _matrices(layer, (1, 1))])
-
-
-def _sparsity(layer, block_shape):
-    """Share of the blocks of all matrices of `layer` that are zero."""
-    masks = [grid.nonzero_blocks(w) for _, w, grid in _matrices(layer, block_shape)]
-    return 1.0 - sum(mask.sum() for mask in masks) / sum(mask.size for mask in masks)
+    return plain_copy(layer) if choice.why_dense is not None else make_twin(layer, choice.block_shape, dtype)

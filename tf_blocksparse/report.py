@@ -9,6 +9,7 @@ from keras import ops
 from rich.console import Console
 from rich.table import Table
 
+from tf_blocksparse.convert import differences_of
 from tf_blocksparse.pruning import pruned_weights
 from tf_blocksparse.pruning.weights import layer_paths
 from tf_blocksparse.weight_reports import WeightReport, sparse_weights, weight_reports
@@ -18,12 +19,15 @@ from tf_blocksparse.weight_reports import WeightReport, sparse_weights, weight_r
 class Report:
     """What `report()` returns: print it, or read `weights`, a tuple of `WeightReport`.
 
+    `differences` has an `OutputDifference` for each output of a model that was converted with `calibration_data`.
+
     The totals of the sparse formats take each weight in that format, or dense where that is smaller or it has no
     blocks: so one would store the model.
     """
 
     name: str
     weights: tuple
+    differences: tuple = ()
 
     @property
     def sparsity(self):
@@ -76,10 +80,11 @@ class Report:
         return sum(w.stored_bytes for w in self.weights)
 
     def to_dict(self):
-        """Plain Python values, for JSON: `"name"`, `"weights"`, a list of dicts, and `"totals"`."""
+        """Plain Python values, for JSON: `"name"`, `"weights"` and `"differences"`, lists of dicts, and `"totals"`."""
         return {
             "name": self.name,
             "weights": [dataclasses.asdict(w) for w in self.weights],
+            "differences": [dataclasses.asdict(d) for d in self.differences],
             "totals": {name: getattr(self, name) for name in _TOTALS},
         }
 
@@ -93,7 +98,7 @@ class Report:
         return {field.name: [getattr(w, field.name) for w in self.weights] for field in _FIELDS}
 
     def __str__(self):
-        table = Table(title=f"{self.name}: sparsity {self.sparsity:.3f}", caption=_CAPTION, show_footer=True)
+        table = Table(title=f"{self.name}: sparsity {self.sparsity:.3f}", caption=self._caption(), show_footer=True)
         longest = max((len(w.path) for w in self.weights), default=0)
         table.add_column("weight", footer="total", overflow="fold", no_wrap=longest <= 60)
         for column in ("state", "[in, out]", "block", "grid"):
@@ -129,6 +134,10 @@ class Report:
         text = io.StringIO()
         Console(file=text, width=200, markup=False).print(table)  # paths and notes may have brackets
         return text.getvalue()
+
+    def _caption(self):
+        lines = [f"Converting changed {difference} on the calibration data." for difference in self.differences]
+        return "\n".join([_CAPTION, *lines])
 
     def _mean(self, name):
         size = sum(math.prod(w.matrix_shape) for w in self.weights)
@@ -171,7 +180,7 @@ def report(model):
         raise TypeError(f"report() takes a Keras model or layer. Received: {model!r} of type {type(model).__name__}.")
     if not model.built:
         raise ValueError(f"{model.name!r} is not built: it has no weights yet. Call it once.")
-    return Report(model.name, tuple(weight_reports(model)))
+    return Report(model.name, tuple(weight_reports(model)), differences_of(model))
 
 
 def block_masks(model):

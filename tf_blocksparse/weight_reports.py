@@ -6,11 +6,12 @@ import numpy as np
 from keras import ops
 
 from tf_blocksparse import blocks
-from tf_blocksparse.convert import TWINS, why_not
+from tf_blocksparse.choice import choice_of
 from tf_blocksparse.layers.block_sparse_weight import BlockSparseWeight
 from tf_blocksparse.matrix_view import MatrixView
 from tf_blocksparse.pruning.weights import layer_paths, prunable_weights, sublayers, weights_with_constraint
 from tf_blocksparse.storage import bsr_storage, csr_storage, dense_storage
+from tf_blocksparse.twins import has_twin, why_no_twin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,8 @@ class WeightReport:
         bsr_bytes: of the kept blocks in block compressed sparse rows, edge blocks stored in full; or None.
         dense_bytes_16, csr_bytes_16, bsr_bytes_16: the same with values and indices of 16 bits.
         stored_bytes: bytes of the weight as it is held now, with its indices.
-        note: why it is not pruned or not block-sparse, and what is wrong with it.
+        note: why it is not pruned or not block-sparse, and what is wrong with it; of a block-sparse weight the times
+            that `convert()` measured. A file does not keep what was measured.
 
     Reference:
         [BSR] section 5, Table 6; Narang et al., 2017, https://arxiv.org/abs/1711.02782
@@ -82,7 +84,8 @@ class _Reporter:
         self._prunable = {id(w.variable): w for w in prunable_weights(model) if w.variable is not None}
         self._problems = [w for w in weights_with_constraint(model) if w.problem]
         self._any_pruned = any(w.pruning is not None for w in self._prunable.values())
-        self._reasons = {}  # id of a layer -> why convert() leaves it
+        self._any_converted = any(sparse_weights(place.layer) for place in layer_paths(model))
+        self._reasons = {}  # id of a layer -> why it is not block-sparse
 
     def rows(self):
         """Yields a `WeightReport` for each matrix, each variable once, in the order of the model."""
@@ -90,7 +93,8 @@ class _Reporter:
         for place in layer_paths(self._model):
             sparse = sparse_weights(place.layer)
             if sparse:
-                yield from (_converted_row(place, weight) for weight in sparse)
+                choice = choice_of(place.layer) or choice_of(place.around)  # the cell is the layer's
+                yield from (_converted_row(place, weight, choice) for weight in sparse)
                 continue
             inside = {id(v) for sublayer in sublayers(place.layer) for v in sublayer.weights}
             for variable in place.layer.weights:
@@ -120,11 +124,19 @@ class _Reporter:
         return "it has no constraint to prune it by"
 
     def _why_not_converted(self, weight):
-        """Why `convert()` would leave the layer that holds a weight, or the recurrent layer around it, as it is."""
-        layer = weight.place.around if type(weight.place.around) in TWINS else weight.owner
+        """Why the layer that holds a weight, or the recurrent layer around it, is not block-sparse."""
+        layer = weight.place.around if has_twin(weight.place.around) else weight.owner
         if id(layer) not in self._reasons:
-            self._reasons[id(layer)] = why_not(layer)
-        return self._reasons[id(layer)] or "not converted yet"
+            choice = choice_of(layer)
+            self._reasons[id(layer)] = self._why_dense(layer) if choice is None else choice.note()
+        return self._reasons[id(layer)]
+
+    def _why_dense(self, layer):
+        """Why a layer that `convert()` did not make, or that was loaded since, is not block-sparse."""
+        problem = why_no_twin(layer)
+        if problem is None and not any(_zeros(weight.matrix()) for weight in prunable_weights(layer)):
+            problem = "it has no zeros to skip"
+        return problem or ("not converted" if self._any_converted else "not converted yet")
 
 
 def _dense_row(path, variable, w, multiplies, note):
@@ -173,14 +185,15 @@ def _pruned_row(weight, why_not_converted):
     )
 
 
-def _converted_row(place, weight):
+def _converted_row(place, weight, choice):
     matrix = weight.bsr()
+    measured = "" if choice is None else choice.note(weight.name)
     return WeightReport(
         path=f"{place.path}/{weight.name}",
         state="block-sparse",
         shape=weight.grid.shape,
         stored_bytes=matrix.blocks.nbytes + matrix.indices.nbytes + matrix.indptr.nbytes,
-        note="" if matrix.num_blocks else _NO_BLOCK,
+        note=measured if matrix.num_blocks else _NO_BLOCK,
         **_of_blocks(weight.grid, matrix.block_mask, weight.name != "embeddings"),
         **_of_elements(matrix.to_dense()),
     )

@@ -1,0 +1,113 @@
+"""Keras layers and their block-sparse twins: which there are, how one is made, and what it stores."""
+
+import keras
+
+from tf_blocksparse.blocks import BlockGrid
+from tf_blocksparse.layers import (
+    BlockSparseDense,
+    BlockSparseEmbedding,
+    BlockSparseGRU,
+    BlockSparseLSTM,
+    BlockSparseSimpleRNN,
+)
+from tf_blocksparse.layers.block_sparse_rnn import BlockSparseRNN
+from tf_blocksparse.layers.block_sparse_weight import elementwise_problem
+from tf_blocksparse.pruning.strip import detach
+from tf_blocksparse.pruning.weights import prunable_weights
+
+TWINS = {
+    keras.layers.Dense: BlockSparseDense,
+    keras.layers.Embedding: BlockSparseEmbedding,
+    keras.layers.SimpleRNN: BlockSparseSimpleRNN,
+    keras.layers.GRU: BlockSparseGRU,
+    keras.layers.LSTM: BlockSparseLSTM,
+}
+STORAGE_DTYPES = ("float32", "bfloat16", "int8")
+_KERAS_ONLY = ("lora_rank", "lora_alpha", "quantization_config", "use_cudnn", "implementation")
+
+
+def has_twin(layer):
+    """Whether there is a block-sparse class for the class of `layer`."""
+    return type(layer) in TWINS
+
+
+def is_twin(layer):
+    """Whether `layer` is block-sparse."""
+    return type(layer) in TWINS.values()
+
+
+def why_no_twin(layer):
+    """Why `layer` cannot be made block-sparse, however sparse it is, in a few words; None if it can."""
+    if not has_twin(layer):
+        return f"{type(layer).__name__} has no block-sparse twin"
+    if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
+        return "it is quantized or has LoRA weights"
+    for weight in prunable_weights(plain_copy(layer)):
+        problem = elementwise_problem(weight.constraint, weight.regularizer)
+        if problem:
+            return f"{problem} on {weight.name} needs the whole matrix"
+    return None
+
+
+def plain_copy(layer):
+    """A layer of the same config but for the pruning; not built."""
+    plain = type(layer).from_config(layer.get_config())
+    detach(plain)
+    return plain
+
+
+def make_twin(layer, block_shape, dtype, **settings):
+    """The block-sparse twin of a built layer: as many blocks as `layer` has that are not zero, no weights yet.
+
+    Args:
+        layer: one that `why_no_twin()` has nothing against.
+        block_shape: `(height, width)`.
+        dtype: one of `STORAGE_DTYPES`.
+        **settings: in place of those in the config of `layer`.
+    """
+    config = {k: v for k, v in plain_copy(layer).get_config().items() if k not in _KERAS_ONLY}
+    num_blocks = {name: int(grid.nonzero_blocks(w).sum()) for name, w, grid in matrices(layer, block_shape)}
+    twin = TWINS[type(layer)]
+    config["block_shape"] = block_shape
+    config["num_blocks"] = num_blocks if issubclass(twin, BlockSparseRNN) else next(iter(num_blocks.values()))
+    return twin.from_config({**config, **storage_settings(layer, dtype), **settings})
+
+
+def storage_settings(layer, dtype):
+    """Arguments of the twin of `layer` by which it stores its blocks in `dtype`: a dict.
+
+    Raises:
+        ValueError: if the twin cannot.
+    """
+    if dtype != "float32":
+        raise ValueError(
+            f'dtype={dtype!r} is not available for this layer: {type(layer).__name__} {layer.name!r}. Use "float32".'
+        )
+    return {}
+
+
+def copy_weights(layer, twin):
+    """Copies the weights of a built layer to its twin, or to a plain copy; builds that first if need be."""
+    if not layer.weights:
+        return
+    if not twin.built:
+        twin.build_from_config(layer.get_build_config())
+    if not is_twin(twin):
+        twin.set_weights(layer.get_weights())
+        return
+    owner, twin_owner = getattr(layer, "cell", layer), getattr(twin, "cell", twin)
+    for name, w, _ in matrices(layer, twin_owner.block_shape):
+        getattr(twin_owner, name).assign(w)
+    if getattr(twin_owner, "bias", None) is not None:
+        twin_owner.bias.assign(owner.bias)
+
+
+def matrices(layer, block_shape):
+    """Yields `(name in the twin, array [in, out], grid)` for the matrices that the twin of `layer` stores."""
+    for weight in prunable_weights(layer):
+        name, gates, w = weight.name, weight.gates, weight.matrix()
+        units = w.shape[1] // gates
+        if name == "recurrent_kernel" and not getattr(weight.owner, "reset_after", True):
+            yield "candidate_kernel", w[:, 2 * units :], BlockGrid((units, units), block_shape)
+            w, gates = w[:, : 2 * units], 2
+        yield name, w, BlockGrid(w.shape, block_shape, gates)
