@@ -30,7 +30,8 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 
 bench: $(INSTALLED)
-	$(BIN)/python benchmarks/matmul.py
+	$(BIN)/python benchmarks/matmul.py --gradients \
+	    --json build/bench/matmul.json --markdown build/bench/matmul.md --plot build/bench/matmul.png
 
 # The build tools and TensorFlow, whose headers the op library is compiled against, are installed first, so that
 # the build needs no second copy of TensorFlow in an isolated environment.

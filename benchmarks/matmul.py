@@ -1,122 +1,113 @@
-"""Block-sparse product against the dense ones, interleaved in one process.
+"""Block-sparse products against dense and sparse ones, in turns in one process.
 
     python benchmarks/matmul.py
-    python benchmarks/matmul.py --shapes 1760x1760 --blocks 16x16 --batches 1,64 --seconds 1
+    python benchmarks/matmul.py --cases rnn,lstm90 --blocks 16x16,8x8 --batches 1,64 --threads 1 --gradients
+    python benchmarks/matmul.py --cases 1024x4096@0.9/4 --json new.json --compare old.json
 
-Each row is one matrix and batch: the median time of `block_sparse_matmul` and of `tf.matmul`, each
-within a `tf.function`, and of NumPy, taken in turns so that a disturbance of the machine meets all
-alike. The functions repeat the product on inputs that differ, inside the graph: one call of a
-`tf.function` from Python costs more than a small product.
+The cases are those of the papers: "rnn" (1760x1760, 90 % zero), "gru" (2560x7680, 95 %), "lstm65", "lstm83" and
+"lstm90" (1500x6000), or any INxOUT@SPARSITY, with /GATES.
+
+Contestants: `block_sparse_matmul`; `tf.matmul` and NumPy, the better of which is what counts; SciPy's BSR and
+TensorFlow's own CSR matrices; PyTorch's dense and BSR products where `torch` is installed, and MKL's where `mkl` is.
+Those of TensorFlow run in a loop inside of a `tf.function`; what the loop and the call cost is measured and
+subtracted. The others run in a loop of Python. All weights are hot: each product finds its own where the last one
+left them. A sparse rival more than 20 times slower than the block-sparse product gets two samples only.
+
+"% roof" is the share of what the machine can do: the longer of the times that the multiply-adds need at the measured
+peak and that reading the blocks once needs at the measured bandwidth for their size, by the time of the product. The
+peak is measured anew for each case and batch, since clocks change.
 """
 
 import argparse
-import platform
-import time
+import json
+import os
+import pathlib
+import sys
 
-import numpy as np
-import tensorflow as tf
+# No NumPy here, nor what imports it: its threads are set by the environment, before.
 
-from tf_blocksparse.custom_ops import block_sparse_matmul
-
-
-def random_blocks(rng, shape, block_shape, density):
-    """Blocks, indices and indptr of a random matrix, with an exact number of blocks."""
-    height, width = block_shape
-    rows, columns = -(-shape[0] // height), -(-shape[1] // width)
-    kept = rng.permutation(rows * columns)[: round(rows * columns * density)]
-    mask = np.zeros(rows * columns, bool)
-    mask[kept] = True
-    mask = mask.reshape(rows, columns)
-    indptr = np.concatenate([[0], np.cumsum(mask.sum(1))]).astype(np.int32)
-    blocks = rng.standard_normal([len(kept), height, width]).astype(np.float32)
-    return blocks, np.nonzero(mask)[1].astype(np.int32), indptr
+THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+# They make OpenBLAS take slower kernels than those for the processor.
+OVERRIDES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 
-def repeated(product, inputs):
-    """A function of one call that makes all products, one after another."""
-
-    @tf.function
-    def function():
-        done = []
-        for x in inputs:
-            with tf.control_dependencies(done[-1:]):
-                done.append(product(tf.identity(x)))
-        return [y[0, 0] for y in done]
-
-    return function
-
-
-def interleaved(contestants, seconds):
-    """Samples of each contestant's time, in turns, until the time is up."""
-    samples = {name: [] for name in contestants}
-    for function in contestants.values():
-        function()
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(samples[next(iter(samples))]) < 5:
-        for name, function in contestants.items():
-            start = time.perf_counter()
-            function()
-            samples[name].append(time.perf_counter() - start)
-    return samples
-
-
-def measure(shape, block_shape, density, batch, seconds):
-    """Microseconds of one product: (median, minimum) of each contestant."""
-    rng = np.random.default_rng(0)
-    blocks, indices, indptr = (tf.Variable(a) for a in random_blocks(rng, shape, block_shape, density))
-    dense_numpy = rng.standard_normal(shape).astype(np.float32)
-    dense = tf.Variable(dense_numpy)
-    repeats = max(2, min(20, 256 // batch))
-    arrays = [rng.standard_normal([batch, shape[0]]).astype(np.float32) for _ in range(repeats)]
-    inputs = [tf.constant(x) for x in arrays]
-
-    def sparse_product(x):
-        return block_sparse_matmul(x, blocks, indices, indptr, out_features=shape[1])
-
-    contestants = {
-        "sparse": repeated(sparse_product, inputs),
-        "tf": repeated(lambda x: tf.matmul(x, dense), inputs),
-        "numpy": lambda: [x @ dense_numpy for x in arrays],
-    }
-    samples = interleaved(contestants, seconds)
-    scale = 1e6 / repeats
-    return {name: (np.median(t) * scale, np.min(t) * scale) for name, t in samples.items()}
+def use_threads(threads):
+    """Sets the environment of libraries that are not loaded yet; returns the number, for 0 that of all cores."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = threads or available
+    for variable in THREAD_VARIABLES:
+        os.environ[variable] = str(threads)
+    for variable in OVERRIDES:
+        os.environ.pop(variable, None)
+    return threads
 
 
 def pairs(text):
-    """[(1760, 1760)] of "1760x1760"."""
+    """[(16, 16), (4, 4)] of "16x16,4x4"."""
     return [tuple(int(n) for n in item.split("x")) for item in text.split(",")]
 
 
-def main():
+def integers(text):
+    """[1, 64] of "1,64"."""
+    return [int(item) for item in text.split(",")]
+
+
+def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--shapes", type=pairs, default="1760x1760,1500x6000")
-    parser.add_argument("--blocks", type=pairs, default="4x4,8x8,16x16")
-    parser.add_argument("--batches", default="1,4,16,64,256")
-    parser.add_argument("--sparsity", type=float, default=0.9)
-    parser.add_argument("--threads", type=int, default=0, help="0: as many as TensorFlow takes")
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each row")
-    arguments = parser.parse_args()
-    tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
-    print(f"{platform.processor() or platform.machine()}, TensorFlow {tf.__version__}, ", end="")
-    print(f"NumPy {np.__version__}, sparsity {arguments.sparsity}, threads {arguments.threads}")
-    print("median (minimum) in microseconds; ratios of medians (of minima) to the sparse product")
-    print(f"{'matrix':>10} {'block':>6} {'batch':>5} {'sparse':>16} {'tf.matmul':>18}", end="")
-    print(f" {'NumPy':>18} {'tf/sparse':>14} {'NumPy/sparse':>14}")
-    for shape in arguments.shapes:
-        for block in arguments.blocks:
-            for batch in map(int, arguments.batches.split(",")):
-                times = measure(shape, block, 1 - arguments.sparsity, batch, arguments.seconds)
-                sparse, dense, numpy = times["sparse"], times["tf"], times["numpy"]
-                print(
-                    f"{shape[0]}x{shape[1]:<5} {block[0]:>3}x{block[1]:<2} {batch:>5}"
-                    f" {sparse[0]:>8.1f} ({sparse[1]:5.1f}) {dense[0]:>8.1f} ({dense[1]:7.1f})"
-                    f" {numpy[0]:>8.1f} ({numpy[1]:7.1f})"
-                    f" {dense[0] / sparse[0]:>6.1f} ({dense[1] / sparse[1]:4.1f})"
-                    f" {numpy[0] / sparse[0]:>6.1f} ({numpy[1] / sparse[1]:4.1f})",
-                    flush=True,
-                )
+    parser.add_argument("--cases", default="rnn,gru,lstm65,lstm83,lstm90")
+    parser.add_argument("--blocks", type=pairs, default="4x4,16x16")
+    parser.add_argument("--batches", type=integers, default="1,4,8,16,32,64,128,256")
+    parser.add_argument("--threads", type=int, default=0, help="0: as many as there are cores")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of samples, for each case and batch")
+    parser.add_argument("--order", choices=("column", "row"), default="column", help="of the stored blocks")
+    parser.add_argument("--gradients", action="store_true", help="those of the first case, too")
+    parser.add_argument("--gradient-batches", type=integers, default="64,2048")
+    parser.add_argument("--json", type=pathlib.Path, help="file for all numbers")
+    parser.add_argument("--markdown", type=pathlib.Path, help="file for tables")
+    parser.add_argument("--plot", type=pathlib.Path, help="file for a picture")
+    parser.add_argument("--compare", type=pathlib.Path, help="numbers of an earlier run; see benchmarks/compare.py")
+    parser.add_argument("--tolerance", type=float, default=0.25, help="fall of a ratio to dense that is an error")
+    return parser.parse_args(argv)
+
+
+def write(path, save):
+    """Calls `save(path)`, in a directory that exists."""
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(path)
+        print(f"wrote {path}")
+
+
+def main(argv=None):
+    arguments = parse(argv)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    threads = use_threads(arguments.threads)
+    import product_run
+    import tables
+    from compare import report
+    from product_cases import parse_case
+
+    settings = product_run.Settings(
+        cases=[parse_case(text) for text in arguments.cases.split(",")],
+        blocks=arguments.blocks,
+        batches=arguments.batches,
+        threads=threads,
+        seconds=arguments.seconds,
+        gradients=arguments.gradients,
+        gradient_batches=arguments.gradient_batches,
+        order=arguments.order,
+    )
+    old = json.loads(arguments.compare.read_text()) if arguments.compare else None
+    print(f"{product_run.machine()}, {threads} threads, blocks stored by {arguments.order}")
+    print("microseconds of a product: median (minimum); ratios of medians (minima) to the block-sparse product")
+    print(tables.HEADER, flush=True)
+    results = product_run.run(settings, lambda row: print(tables.line(row), flush=True), print)
+    print(*tables.left_out(results["rows"]), *tables.costs(results), sep="\n")
+    write(arguments.json, lambda path: path.write_text(json.dumps(results, indent=1) + "\n"))
+    write(arguments.markdown, lambda path: path.write_text(tables.markdown(results)))
+    write(arguments.plot, lambda path: tables.plot(results, path))
+    return report(old, results, arguments.tolerance) if old else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
