@@ -13,7 +13,6 @@ bool ServesShape(const ShapeRule& rule, int64_t height, int64_t width) {
 
 bool ServesKind(Kind kernel, Kind wanted) {
   if (wanted == Kind::kProductRows) return kernel == Kind::kProductRows || kernel == Kind::kProductTile;
-  if (wanted == Kind::kGradRows) return kernel == Kind::kGradRows || kernel == Kind::kGradPanels;
   return kernel == wanted;
 }
 

@@ -9,7 +9,7 @@
 namespace blocksparse {
 
 // The first kernel of the list that does blocks of this shape and this many batch rows. kProductRows stands for
-// either kind of forward kernel, kGradRows for either kind of gradient kernel. Never null.
+// either kind of forward kernel. Never null.
 const MicroKernel* ChooseKernel(const KernelTable& table, Kind kind, int64_t height, int64_t width, int64_t batch);
 
 // The kernel of exactly this kind for any shape and any part of a block, for the ragged edges beside a kernel that

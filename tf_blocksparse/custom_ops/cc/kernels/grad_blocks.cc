@@ -8,8 +8,48 @@ namespace {
 
 // Batch rows of one pass over the blocks: enough to pay for adding to the gradient again in every pass, few
 // enough that the pass's part of x and dy stays in the second-level cache.
-constexpr int64_t kRowsChunk = 256;
-constexpr int64_t kPanelChunk = 128;
+constexpr int64_t kMaxChunk = 128;
+// Rows from which the features of a line are gathered: row after row of x lies in another page of memory, and each
+// block would find its 16 or so floats of every row anew.
+constexpr int64_t kMinPanelRows = 16;
+
+// panels[f * rows + b * extent + c] = x[b * stride + f + c] for lines of `extent` features from f on: each line's rows
+// side by side. EXTENT 0: any.
+template <int64_t EXTENT>
+void GatherLines(const float* x, int64_t stride, int64_t rows, int64_t features, int64_t any_extent, float* panels) {
+  const int64_t extent = EXTENT != 0 ? EXTENT : any_extent;
+  for (int64_t f = 0; f + extent <= features; f += extent) {
+    float* panel = panels + f * rows;
+    for (int64_t b = 0; b < rows; ++b) {
+      for (int64_t c = 0; c < extent; ++c) panel[b * extent + c] = x[b * stride + f + c];
+    }
+  }
+}
+
+void GatherEqualLines(const float* x, int64_t stride, int64_t rows, int64_t features, int64_t extent, float* panels) {
+  switch (extent) {
+    case 1: return GatherLines<1>(x, stride, rows, features, extent, panels);
+    case 2: return GatherLines<2>(x, stride, rows, features, extent, panels);
+    case 4: return GatherLines<4>(x, stride, rows, features, extent, panels);
+    case 8: return GatherLines<8>(x, stride, rows, features, extent, panels);
+    case 12: return GatherLines<12>(x, stride, rows, features, extent, panels);
+    case 16: return GatherLines<16>(x, stride, rows, features, extent, panels);
+    case 32: return GatherLines<32>(x, stride, rows, features, extent, panels);
+    default: return GatherLines<0>(x, stride, rows, features, extent, panels);
+  }
+}
+
+// The lines [first, end) of an axis; x points at the first feature of line `first`.
+void GatherAxis(const Axis& axis, int64_t first, int64_t end, const float* x, int64_t rows, float* panels) {
+  for (int64_t line = first; line < end;) {
+    const int64_t extent = axis.Extent(line);
+    const int64_t gate_end = (line / axis.gate_lines + 1) * axis.gate_lines;
+    const int64_t run_end = extent == axis.block ? std::min(gate_end - axis.ragged(), end) : line + 1;
+    const int64_t skipped = axis.Offset(line) - axis.Offset(first);
+    GatherEqualLines(x + skipped, axis.features, rows, (run_end - line) * extent, extent, panels + skipped * rows);
+    line = run_end;
+  }
+}
 
 // The block row that entry k of the index belongs to.
 int64_t RowOf(const BlockIndex& index, int64_t k) {
@@ -39,28 +79,24 @@ class GradWorker {
   void Chunk(int64_t first_batch_row, int64_t batch_rows) {
     const Axis& rows = index_.grid.rows;
     const Axis& columns = index_.grid.columns;
-    const float* x = x_ + first_batch_row * rows.features;
-    const float* dy = dy_ + first_batch_row * columns.features;
     const int64_t first_feature = rows.Offset(first_row_);
-    int64_t feature_stride = 1;
+    const float* x = x_ + first_batch_row * rows.features + first_feature;
+    const float* dy = dy_ + first_batch_row * columns.features;
+    const bool panels = plan_.panel_floats > 0;
     job_.rows = batch_rows;
-    job_.x_stride = rows.features;
-    job_.dy_stride = columns.features;
     job_.dy = dy;
-    x += first_feature;
-    if (plan_.kernel->kind == Kind::kGradPanels) {
-      const int64_t lanes = PanelLanes(batch_rows);
+    if (panels) {
       const int64_t features = rows.Offset(end_row_ - 1) + rows.Extent(end_row_ - 1) - first_feature;
-      float* dy_panel = workspace_ + features * lanes;
-      plan_.table->pack(x, rows.features, batch_rows, features, lanes, workspace_);
-      plan_.table->pack(dy, columns.features, batch_rows, columns.features, lanes, dy_panel);
+      float* dy_panels = workspace_ + features * batch_rows;
+      GatherAxis(rows, first_row_, end_row_, x, batch_rows, workspace_);
+      GatherAxis(columns, 0, columns.lines, dy, batch_rows, dy_panels);
       x = workspace_;
-      feature_stride = lanes;
-      job_.rows = job_.x_stride = job_.dy_stride = lanes;
-      job_.dy = dy_panel;
+      job_.dy = dy_panels;
     }
+    feature_step_ = panels ? batch_rows : 1;
     for (int64_t row = first_row_; row < end_row_; ++row) {
-      job_.x = x + (rows.Offset(row) - first_feature) * feature_stride;
+      job_.x = x + (rows.Offset(row) - first_feature) * feature_step_;
+      job_.x_stride = panels ? rows.Extent(row) : rows.features;
       Row(row);
     }
   }
@@ -79,15 +115,14 @@ class GradWorker {
 
   void Blocks(int64_t begin, int64_t end, bool full, const MicroKernel& kernel) {
     if (begin >= end) return;
-    for (int64_t k = begin; k < end; ++k) list_[k - begin] = static_cast<int32_t>(index_.Offset(k, full));
+    for (int64_t k = begin; k < end; ++k) {
+      list_[k - begin] = static_cast<int32_t>(index_.Offset(k, full) * feature_step_);
+    }
     const bool stored = index_.in_stored_order();
     job_.list = {list_, stored ? nullptr : index_.position.data() + begin, end - begin};
     job_.dblocks = dblocks_ + (stored ? begin * index_.grid.block_elements() : 0);
+    job_.dy_stride = plan_.panel_floats > 0 ? job_.real_width : index_.grid.columns.features;
     kernel.grad(job_);
-  }
-
-  int64_t PanelLanes(int64_t rows) const {
-    return (rows + plan_.table->lanes - 1) / plan_.table->lanes * plan_.table->lanes;
   }
 
   // Elements outside of the matrix get no gradient, and the edge kernel does not write them.
@@ -113,6 +148,7 @@ class GradWorker {
   const int64_t end_;
   const int64_t first_row_;
   const int64_t end_row_;
+  int64_t feature_step_ = 1;  // floats between two features of a line in what the kernels read
   GradJob job_ = {};
 };
 
@@ -125,17 +161,17 @@ GradPlan PlanGrad(const KernelTable& table, const BlockIndex& index, int64_t bat
   plan.batch = batch;
   if (batch == 0 || index.num_blocks == 0) return plan;
   const Grid& grid = index.grid;
-  plan.kernel = ChooseKernel(table, Kind::kGradRows, grid.rows.block, grid.columns.block, batch);
-  plan.edge_kernel = AnyShapeKernel(table, plan.kernel->kind, 0);
-  const bool panels = plan.kernel->kind == Kind::kGradPanels;
-  const int64_t chunk = panels ? kPanelChunk : kRowsChunk;
-  plan.chunk = std::min(chunk, (batch + table.lanes - 1) / table.lanes * table.lanes);
+  plan.kernel = ChooseKernel(table, Kind::kGradBlocks, grid.rows.block, grid.columns.block, batch);
+  plan.edge_kernel = AnyShapeKernel(table, Kind::kGradBlocks, 0);
+  plan.chunk = std::min(batch, plan.kernel->batch == 0 ? kMaxChunk : plan.kernel->batch);
+  const int64_t features = grid.rows.features + grid.columns.features;
+  // Panels are indexed with 32 bits.
+  const bool panels = plan.chunk >= kMinPanelRows && features < INT32_MAX / kMaxChunk;
   const double elements = static_cast<double>(index.num_blocks) * static_cast<double>(grid.block_elements());
   plan.workers = std::min(
       UsefulWorkers(EstimateNanoseconds(table, elements, static_cast<double>(batch)), threads), index.num_blocks);
   for (int64_t w = 0; w <= plan.workers; ++w) plan.bounds.push_back(index.num_blocks * w / plan.workers);
-  if (panels) plan.panel_floats = (grid.rows.features + grid.columns.features) * plan.chunk;
-  plan.panel_floats = (plan.panel_floats + 15) / 16 * 16;
+  if (panels) plan.panel_floats = (features * plan.chunk + 15) / 16 * 16;
   plan.list_floats = (index.MaxEntries() + 15) / 16 * 16;
   plan.workspace_floats = plan.workers * (plan.panel_floats + plan.list_floats);
   return plan;

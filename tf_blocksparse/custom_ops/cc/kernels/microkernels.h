@@ -40,17 +40,16 @@ struct ProductJob {
 
 // The gradient of some blocks of one block row: blocks[p][r, c] = sum over the batch of x[b, r] dy[b, c].
 struct GradJob {
-  // Rows kernels: x[row * x_stride + feature]; panel kernels: x[feature * x_stride + row].
-  const float* x;  // points at the first feature of the block row
+  const float* x;  // x[row * x_stride + r]
   int64_t x_stride;
-  const float* dy;
+  const float* dy;  // dy[row * dy_stride + offset of the block + c]
   int64_t dy_stride;
-  BlockList list;  // features are those of dy
+  BlockList list;
   int64_t height;
   int64_t width;
   int64_t real_height;  // rows and columns that are inside of the matrix
   int64_t real_width;
-  int64_t rows;  // batch; panels: a multiple of the vector's lanes, padded with zeros
+  int64_t rows;  // of the batch
   float* dblocks;
   bool accumulate;
 };
@@ -62,8 +61,7 @@ enum class Kind {
   kProductRows,     // y = x W on row-major x, `batch` rows a call
   kProductTile,     // y = x W on a transposed tile of `batch` rows
   kTransposedTile,  // dx = dy W^T on a transposed tile of `batch` rows
-  kGradRows,        // dblocks from row-major x and dy
-  kGradPanels,      // dblocks from transposed x and dy
+  kGradBlocks,      // dblocks, up to `batch` rows a call
 };
 
 // Serves blocks of this height (or, with `multiple`, any multiple of it) and this width; 0 stands for any.

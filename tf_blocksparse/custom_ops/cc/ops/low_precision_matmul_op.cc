@@ -1,0 +1,244 @@
+// BlockSparse>LowPrecisionMatMul: the product with bfloat16 or int8 blocks, for inference.
+//
+// Every input may come from a stranger's SavedModel: all of it is checked before the kernels see it. What the kernels
+// index with is a checked copy (indptr) or kept inside of x when it is read (indices).
+#include <list>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/shape_inference.h"
+#include "tf_blocksparse/custom_ops/cc/kernels/low_precision.h"
+#include "tf_blocksparse/custom_ops/cc/ops/op_support.h"
+
+namespace blocksparse {
+namespace {
+
+using tensorflow::OpKernel;
+using tensorflow::OpKernelConstruction;
+using tensorflow::OpKernelContext;
+using tensorflow::Tensor;
+using tensorflow::TensorShape;
+using tensorflow::shape_inference::DimensionHandle;
+using tensorflow::shape_inference::InferenceContext;
+using tensorflow::shape_inference::ShapeHandle;
+
+BlockType BlockTypeOf(tensorflow::DataType type) {
+  return type == tensorflow::DT_INT8 ? BlockType::kInt8 : BlockType::kBfloat16;
+}
+
+int64_t WordRows(int64_t height, BlockType type) { return (height - 1) / RowsPerWord(type) + 1; }
+
+absl::Status CheckXType(const std::string& x_dtype, BlockType type) {
+  if (x_dtype == "float32" || (x_dtype == "bfloat16") == (type == BlockType::kBfloat16)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("x_dtype must be float32 or the type of the blocks, ",
+                                                 type == BlockType::kInt8 ? "int8" : "bfloat16", ", got ", x_dtype));
+}
+
+// A vector of `size` elements or, with `optional`, of none.
+absl::Status CheckVector(const Tensor& tensor, const char* name, int64_t size, bool optional) {
+  if (tensor.dims() == 1 && (tensor.dim_size(0) == size || (optional && tensor.dim_size(0) == 0))) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(name, " must have shape [", size, "]", optional ? " or [0]" : "",
+                                                 ", got shape ", tensor.shape().DebugString()));
+}
+
+absl::Status InferShape(InferenceContext* c) {
+  ShapeHandle x;
+  ShapeHandle blocks;
+  ShapeHandle vector;
+  DimensionHandle unused;
+  Grid grid;
+  int64_t height;
+  int64_t out_features;
+  int64_t gates;
+  tensorflow::DataType type;
+  std::string x_dtype;
+  TF_RETURN_IF_ERROR(c->GetAttr("T", &type));
+  TF_RETURN_IF_ERROR(c->GetAttr("x_dtype", &x_dtype));
+  TF_RETURN_IF_ERROR(c->GetAttr("block_height", &height));
+  TF_RETURN_IF_ERROR(c->GetAttr("out_features", &out_features));
+  TF_RETURN_IF_ERROR(c->GetAttr("gates", &gates));
+  TF_RETURN_IF_ERROR(CheckXType(x_dtype, BlockTypeOf(type)));
+  TF_RETURN_IF_ERROR(InvalidIf(MakeGrid(1, out_features, gates, 1, 1, &grid)));  // the attributes by themselves
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &x));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 4, &blocks));
+  TF_RETURN_IF_ERROR(c->WithValue(c->Dim(blocks, 1), WordRows(height, BlockTypeOf(type)), &unused));
+  TF_RETURN_IF_ERROR(c->WithValue(c->Dim(blocks, 3), RowsPerWord(BlockTypeOf(type)), &unused));
+  for (int input = 2; input < 6; ++input) TF_RETURN_IF_ERROR(c->WithRank(c->input(input), 1, &vector));
+  TF_RETURN_IF_ERROR(c->Merge(c->Dim(blocks, 0), c->Dim(c->input(2), 0), &unused));
+  c->set_output(0, c->Matrix(c->Dim(x, 0), out_features));
+  return absl::OkStatus();
+}
+
+REGISTER_OP("BlockSparse>LowPrecisionMatMul")
+    .Input("x: float")        // [batch, in_features]
+    .Input("blocks: T")       // [num_blocks, ceil(block_height / p), width, p], p = 2 (bfloat16) or 4 (int8)
+    .Input("indices: int32")  // [num_blocks] block rows
+    .Input("indptr: int32")   // [block columns + 1]
+    .Input("scales: float")   // [out_features] (int8) or [0] (bfloat16)
+    .Input("bias: float")     // [out_features] or [0]
+    .Output("y: float")       // [batch, out_features]
+    .Attr("T: {bfloat16, int8}")
+    .Attr("block_height: int >= 1")
+    .Attr("out_features: int >= 1")
+    .Attr("gates: int >= 1 = 1")
+    .Attr("x_dtype: {'float32', 'bfloat16', 'int8'} = 'float32'")
+    .Attr("activation: {'linear', 'relu', 'tanh', 'sigmoid'} = 'linear'")
+    .SetShapeFn(InferShape);
+
+// Found by the identity of the buffers, which is sound as it is in BlockIndexCache.
+class ColumnIndexCache {
+ public:
+  absl::Status Get(const Grid& grid, const Tensor& indices, const Tensor& indptr,
+                   std::shared_ptr<const ColumnIndex>* index) {
+    *index = Find(grid, indices, indptr);
+    if (*index != nullptr) return absl::OkStatus();
+    auto built = std::make_shared<ColumnIndex>();
+    TF_RETURN_IF_ERROR(InvalidIf(BuildColumnIndex(grid, indptr.unaligned_flat<int32_t>().data(),
+                                                  indptr.NumElements(), indices.unaligned_flat<int32_t>().data(),
+                                                  indices.NumElements(), built.get())));
+    *index = std::move(built);
+    absl::MutexLock lock(&mutex_);
+    entries_.push_front({indices, indptr, *index});
+    if (entries_.size() > kMaxEntries) entries_.pop_back();
+    return absl::OkStatus();
+  }
+
+ private:
+  // In eager mode one kernel object serves all layers whose attributes are equal.
+  static constexpr size_t kMaxEntries = 8;
+
+  struct Entry {
+    Tensor indices;
+    Tensor indptr;
+    std::shared_ptr<const ColumnIndex> index;
+  };
+
+  static bool SameBuffer(const Tensor& a, const Tensor& b) {
+    return a.data() == b.data() && a.NumElements() == b.NumElements();
+  }
+
+  std::shared_ptr<const ColumnIndex> Find(const Grid& grid, const Tensor& indices, const Tensor& indptr) {
+    absl::MutexLock lock(&mutex_);
+    for (auto entry = entries_.begin(); entry != entries_.end(); ++entry) {
+      const Grid& held = entry->index->grid;
+      if (SameBuffer(entry->indptr, indptr) && SameBuffer(entry->indices, indices) &&
+          held.rows.features == grid.rows.features && held.rows.block == grid.rows.block &&
+          held.columns.features == grid.columns.features && held.columns.block == grid.columns.block &&
+          held.columns.gates == grid.columns.gates) {
+        entries_.splice(entries_.begin(), entries_, entry);
+        return entry->index;
+      }
+    }
+    return nullptr;
+  }
+
+  absl::Mutex mutex_;
+  std::list<Entry> entries_;  // last used first
+};
+
+class LowPrecisionMatMulOp : public OpKernel {
+ public:
+  explicit LowPrecisionMatMulOp(OpKernelConstruction* construction) : OpKernel(construction) {
+    tensorflow::DataType type;
+    std::string x_dtype;
+    std::string activation;
+    OP_REQUIRES_OK(construction, construction->GetAttr("T", &type));
+    OP_REQUIRES_OK(construction, construction->GetAttr("block_height", &height_));
+    OP_REQUIRES_OK(construction, construction->GetAttr("out_features", &out_features_));
+    OP_REQUIRES_OK(construction, construction->GetAttr("gates", &gates_));
+    OP_REQUIRES_OK(construction, construction->GetAttr("x_dtype", &x_dtype));
+    OP_REQUIRES_OK(construction, construction->GetAttr("activation", &activation));
+    block_type_ = BlockTypeOf(type);
+    OP_REQUIRES_OK(construction, CheckXType(x_dtype, block_type_));
+    if (x_dtype == "bfloat16") x_type_ = XType::kBfloat16;
+    if (x_dtype == "int8") x_type_ = XType::kInt8;
+    if (activation == "relu") activation_ = LowPrecisionActivation::kRelu;
+    if (activation == "tanh") activation_ = LowPrecisionActivation::kTanh;
+    if (activation == "sigmoid") activation_ = LowPrecisionActivation::kSigmoid;
+    const KernelTable* table;
+    OP_REQUIRES_OK(construction, GetTable(&table));
+    tables_ = ChooseLowPrecisionTables(table->isa);
+  }
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& x = context->input(0);
+    const Tensor& indices = context->input(2);
+    const Tensor& indptr = context->input(3);
+    Grid grid;
+    OP_REQUIRES_OK(context, CheckInputs(context, &grid));
+    TensorShape shape;
+    OP_REQUIRES_OK(context, TensorShape::BuildTensorShape({x.dim_size(0), out_features_}, &shape));
+    // Before the index: its size grows with out_features, which costs an attacker nothing, and so does y's.
+    Tensor* y = nullptr;
+    OP_REQUIRES_OK(context, context->allocate_output(0, shape, &y));
+    std::shared_ptr<const ColumnIndex> index;
+    OP_REQUIRES_OK(context, cache_.Get(grid, indices, indptr, &index));
+    if (x_type_ == XType::kInt8) OP_REQUIRES_OK(context, InvalidIf(CheckInt8Sums(*index)));
+    if (x.dim_size(0) == 0) return;
+    const LowPrecisionPlan plan =
+        PlanLowPrecision(tables_, *index, block_type_, x_type_, x.dim_size(0), NumThreads(context));
+    Tensor holder;
+    float* workspace;
+    OP_REQUIRES_OK(context, AllocateWorkspace(context, plan.workspace_words, &holder, &workspace));
+    const Tensor& bias = context->input(5);
+    const LowPrecisionOperands operands = {
+        x.unaligned_flat<float>().data(),
+        context->input(1).data(),
+        indices.unaligned_flat<int32_t>().data(),
+        context->input(4).unaligned_flat<float>().data(),
+        bias.NumElements() == 0 ? nullptr : bias.unaligned_flat<float>().data(),
+        activation_,
+        y->unaligned_flat<float>().data(),
+        workspace,
+    };
+    RunLowPrecision(plan, operands, IntraOpParallelFor(context));
+  }
+
+ private:
+  // All but the pattern.
+  absl::Status CheckInputs(OpKernelContext* context, Grid* grid) const {
+    const Tensor& x = context->input(0);
+    const Tensor& blocks = context->input(1);
+    const Tensor& indices = context->input(2);
+    TF_RETURN_IF_ERROR(CheckRank(x, 2, "x", "[batch, in_features]"));
+    TF_RETURN_IF_ERROR(CheckRank(blocks, 4, "blocks", "[num_blocks, ceil(block_height / p), width, p]"));
+    TF_RETURN_IF_ERROR(CheckRank(indices, 1, "indices", "[num_blocks]"));
+    TF_RETURN_IF_ERROR(CheckRank(context->input(3), 1, "indptr", "[block columns + 1]"));
+    TF_RETURN_IF_ERROR(CheckDim(indices, 0, "indices", blocks.dim_size(0), "the number of blocks"));
+    TF_RETURN_IF_ERROR(InvalidIf(MakeGrid(x.dim_size(1), out_features_, gates_, height_, blocks.dim_size(2), grid)));
+    const bool int8 = block_type_ == BlockType::kInt8;
+    TF_RETURN_IF_ERROR(CheckDim(blocks, 1, "blocks", WordRows(height_, block_type_),
+                                int8 ? "ceil(block_height / 4)" : "ceil(block_height / 2)"));
+    TF_RETURN_IF_ERROR(CheckDim(blocks, 3, "blocks", RowsPerWord(block_type_),
+                                int8 ? "rows side by side, for int8" : "rows side by side, for bfloat16"));
+    TF_RETURN_IF_ERROR(CheckVector(context->input(4), "scales", int8 ? out_features_ : 0, false));
+    return CheckVector(context->input(5), "bias", out_features_, true);
+  }
+
+  int64_t height_;
+  int64_t out_features_;
+  int64_t gates_;
+  BlockType block_type_;
+  XType x_type_ = XType::kFloat32;
+  LowPrecisionActivation activation_ = LowPrecisionActivation::kLinear;
+  LowPrecisionTables tables_;
+  ColumnIndexCache cache_;
+};
+
+#define REGISTER_LOW_PRECISION(TYPE)                                                              \
+  REGISTER_KERNEL_BUILDER(                                                                        \
+      Name("BlockSparse>LowPrecisionMatMul").Device(tensorflow::DEVICE_CPU).TypeConstraint<TYPE>("T"), \
+      LowPrecisionMatMulOp)
+REGISTER_LOW_PRECISION(tensorflow::bfloat16);
+REGISTER_LOW_PRECISION(int8_t);
+
+}  // namespace
+}  // namespace blocksparse
