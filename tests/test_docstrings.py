@@ -13,6 +13,7 @@ MODULES = [
     "blocks",
     "bsr",
     "custom_ops.gather",
+    "custom_ops.low_precision_matmul",
     "custom_ops.matmul",
     "layers.block_sparse_dense",
     "layers.block_sparse_embedding",
@@ -27,6 +28,7 @@ MODULES = [
     "pruning.schedule",
     "pruning.threshold_ramp",
     "pruning.wrapper",
+    "quantize",
     "regularizers",
     "storage",
 ]

@@ -95,7 +95,9 @@ def cmake_sources():
 def test_build_file_and_cmake_name_the_same_sources():
     bazel = re.findall(r'custom_ops/cc/(\w+/\w+\.cc)"', (ROOT / "BUILD").read_text())
     assert len(bazel) == len(set(bazel))
-    isa = {f"kernels/microkernels_{isa}.cc" for isa in ("generic", "avx2", "avx512")}
+    stems = ("low_precision", "microkernels")
+    isa = {f"kernels/{stem}_{isa}.cc" for stem in stems for isa in ("generic", "avx2", "avx512")}
+    isa |= {f"kernels/low_precision_avx512_{extension}.cc" for extension in ("bf16", "vnni")}
     testing = {"kernels/reference.cc"}
     assert set(bazel) == cmake_sources() - testing | isa, (
         "BUILD (TensorFlow Serving) and CMakeLists.txt (pip) have to name the same sources"
@@ -114,17 +116,24 @@ def test_kernels_know_no_tensorflow():
     reason="needs a C++ compiler and nm, on x86-64",
 )
 @pytest.mark.parametrize(
-    "isa, flags",
-    [("avx2", ["-mavx2", "-mfma", "-mf16c"]), ("avx512", ["-march=x86-64-v4"])],
+    "source, flags",
+    [
+        ("microkernels_avx2", ["-mavx2", "-mfma", "-mf16c"]),
+        ("microkernels_avx512", ["-march=x86-64-v4"]),
+        ("low_precision_avx2", ["-mavx2", "-mfma", "-mf16c"]),
+        ("low_precision_avx512", ["-march=x86-64-v4"]),
+        ("low_precision_avx512_bf16", ["-march=x86-64-v4", "-mavx512bf16"]),
+        ("low_precision_avx512_vnni", ["-march=x86-64-v4", "-mavx512vnni"]),
+    ],
 )
-def test_code_of_an_instruction_set_stays_in_its_file(isa, flags, tmp_path):
+def test_code_of_an_instruction_set_stays_in_its_file(source, flags, tmp_path):
     """A weak function compiled for AVX-512 may be the one that the linker keeps for all."""
-    source = SOURCES / "kernels" / f"microkernels_{isa}.cc"
+    source = SOURCES / "kernels" / f"{source}.cc"
     objects = tmp_path / "isa.o"
     subprocess.run(
         ["c++", "-std=c++17", "-O1", *flags, f"-I{ROOT}", "-c", str(source), "-o", str(objects)],
         check=True,
     )
     symbols = subprocess.run(["nm", "-C", str(objects)], capture_output=True, text=True).stdout
-    assert "Table" in symbols
+    assert re.search("Table|kLowPrecision", symbols)
     assert not re.findall(r"(?m)^.* [WVu] .*$", symbols)

@@ -2,12 +2,18 @@
 
 from tf_blocksparse.custom_ops.gather import block_sparse_gather, block_sparse_gather_reference
 from tf_blocksparse.custom_ops.library import library_path, ops
+from tf_blocksparse.custom_ops.low_precision_matmul import (
+    block_sparse_matmul_low_precision,
+    block_sparse_matmul_low_precision_reference,
+)
 from tf_blocksparse.custom_ops.matmul import block_sparse_matmul, block_sparse_matmul_reference
 
 __all__ = [
     "block_sparse_gather",
     "block_sparse_gather_reference",
     "block_sparse_matmul",
+    "block_sparse_matmul_low_precision",
+    "block_sparse_matmul_low_precision_reference",
     "block_sparse_matmul_reference",
     "library_path",
 ]

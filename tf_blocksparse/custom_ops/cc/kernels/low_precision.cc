@@ -265,15 +265,16 @@ void RunPanel(const LowPrecisionPlan& plan, const LowPrecisionOperands& operands
       std::fill(y + r * out + first, y + r * out + end, zero);
     }
   }
-  FinishLowPrecision(y + first, out, rows, end - first, operands.bias == nullptr ? nullptr : operands.bias + first,
-                     operands.activation);
+  operands.epilogue.Apply(*plan.finish, y + first, out, rows, first, end - first);
 }
 
 }  // namespace
 
-LowPrecisionPlan PlanLowPrecision(const LowPrecisionTables& tables, const ColumnIndex& index, BlockType block_type,
-                                  XType x_type, int64_t batch, int64_t threads) {
+LowPrecisionPlan PlanLowPrecision(const LowPrecisionTables& tables, const KernelTable& finish,
+                                  const ColumnIndex& index, BlockType block_type, XType x_type, int64_t batch,
+                                  int64_t threads) {
   LowPrecisionPlan plan = {};
+  plan.finish = &finish;
   plan.index = &index;
   plan.block_type = block_type;
   plan.x_type = x_type;

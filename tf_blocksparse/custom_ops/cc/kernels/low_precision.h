@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "tf_blocksparse/custom_ops/cc/kernels/bsr.h"
+#include "tf_blocksparse/custom_ops/cc/kernels/epilogue.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/low_precision_kernels.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/parallel.h"
 
@@ -30,7 +31,6 @@ namespace blocksparse {
 
 enum class BlockType { kBfloat16, kInt8 };
 enum class XType { kFloat32, kBfloat16, kInt8 };
-enum class LowPrecisionActivation { kLinear, kRelu, kTanh, kSigmoid };
 
 // Rows of a column in one word.
 inline int64_t RowsPerWord(BlockType type) { return type == BlockType::kBfloat16 ? 2 : 4; }
@@ -65,6 +65,7 @@ LowPrecisionTables ChooseLowPrecisionTables(const std::string& isa);
 struct LowPrecisionPlan {
   const ColumnIndex* index;
   const LowPrecisionTable* table;  // of all kernels
+  const KernelTable* finish;       // of the epilogue
   LowPrecisionKind kind;
   const LowPrecisionKernel* kernels[9];  // for 1 to 8, or more, rows still to do
   BlockType block_type;
@@ -78,26 +79,23 @@ struct LowPrecisionPlan {
   int64_t workspace_words;      // 32 bits each, of all workers
 };
 
-LowPrecisionPlan PlanLowPrecision(const LowPrecisionTables& tables, const ColumnIndex& index, BlockType block_type,
-                                  XType x_type, int64_t batch, int64_t threads);
+// `finish` is the table whose epilogue is used.
+LowPrecisionPlan PlanLowPrecision(const LowPrecisionTables& tables, const KernelTable& finish,
+                                  const ColumnIndex& index, BlockType block_type, XType x_type, int64_t batch,
+                                  int64_t threads);
 
 struct LowPrecisionOperands {
   const float* x;          // [batch, in_features]
   const void* blocks;
   const int32_t* indices;  // [num_blocks], those that the index was built from
   const float* scales;     // [out_features]; null for bfloat16
-  const float* bias;       // [out_features], or null
-  LowPrecisionActivation activation;
+  Epilogue epilogue;
   float* y;                // [batch, out_features]
   void* workspace;         // plan.workspace_words of 4 bytes
 };
 
 void RunLowPrecision(const LowPrecisionPlan& plan, const LowPrecisionOperands& operands,
                      const ParallelFor& parallel_for);
-
-// y[r, c] = activation(y[r, c] + bias[c]) for c < features; `bias` may be null.
-void FinishLowPrecision(float* y, int64_t stride, int64_t rows, int64_t features, const float* bias,
-                        LowPrecisionActivation activation);
 
 }  // namespace blocksparse
 

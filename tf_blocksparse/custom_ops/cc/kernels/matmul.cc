@@ -95,7 +95,7 @@ class ProductWorker {
           std::memcpy(y + b * out, output_ + b * outputs, extent * sizeof(float));
         }
       }
-      Finish(y, segment.rows, lines_.Offset(line), count * extent);
+      epilogue_.Apply(*plan_.table, y, out, segment.rows, lines_.Offset(line), count * extent);
     }
   }
 
@@ -132,7 +132,7 @@ class ProductWorker {
     }
     float* y = y_ + segment.first_row * out + first_feature;
     plan_.table->unpack(output_, lanes, segment.rows, features, y, out);
-    Finish(y, segment.rows, first_feature, features);
+    epilogue_.Apply(*plan_.table, y, out, segment.rows, first_feature, features);
     return line;
   }
 
@@ -142,12 +142,6 @@ class ProductWorker {
     const int64_t gate_end = (line / lines_.gate_lines + 1) * lines_.gate_lines;
     const int64_t full_end = gate_end - lines_.ragged();
     return std::min(full_end, end_line) - line;
-  }
-
-  void Finish(float* y, int64_t rows, int64_t first_feature, int64_t features) {
-    if (epilogue_.empty()) return;
-    const float* bias = epilogue_.bias == nullptr ? nullptr : epilogue_.bias + first_feature;
-    plan_.table->finish(y, lines_.features, rows, features, bias, epilogue_.activation);
   }
 
   // Lines of `outputs` features each; a feature of job_.y is `step` floats after the one before.
@@ -260,9 +254,7 @@ void RunProduct(const ProductPlan& plan, const float* x, const float* blocks, co
   if (plan.segments.empty()) {
     const int64_t features = plan.index->line_axis().features;
     std::fill_n(y, plan.batch * features, 0.0f);
-    if (!epilogue.empty()) {
-      plan.table->finish(y, features, plan.batch, features, epilogue.bias, epilogue.activation);
-    }
+    epilogue.Apply(*plan.table, y, features, plan.batch, 0, features);
     return;
   }
   const auto work = [&](int64_t worker) {

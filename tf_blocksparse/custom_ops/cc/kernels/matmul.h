@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "tf_blocksparse/custom_ops/cc/kernels/block_index.h"
+#include "tf_blocksparse/custom_ops/cc/kernels/epilogue.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/microkernels.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/parallel.h"
 
@@ -38,14 +39,6 @@ struct ProductPlan {
 };
 
 ProductPlan PlanProduct(const KernelTable& table, const BlockIndex& index, int64_t batch, int64_t threads);
-
-// What is done to y before it leaves the cache: activation(y + bias).
-struct Epilogue {
-  const float* bias = nullptr;  // [features of y], or null
-  Activation activation = Activation::kLinear;
-
-  bool empty() const { return bias == nullptr && activation == Activation::kLinear; }
-};
 
 // x [batch, index.other_axis().features], y [batch, index.line_axis().features].
 void RunProduct(const ProductPlan& plan, const float* x, const float* blocks, const Epilogue& epilogue, float* y,

@@ -160,12 +160,9 @@ class LowPrecisionMatMulOp : public OpKernel {
     OP_REQUIRES_OK(construction, CheckXType(x_dtype, block_type_));
     if (x_dtype == "bfloat16") x_type_ = XType::kBfloat16;
     if (x_dtype == "int8") x_type_ = XType::kInt8;
-    if (activation == "relu") activation_ = LowPrecisionActivation::kRelu;
-    if (activation == "tanh") activation_ = LowPrecisionActivation::kTanh;
-    if (activation == "sigmoid") activation_ = LowPrecisionActivation::kSigmoid;
-    const KernelTable* table;
-    OP_REQUIRES_OK(construction, GetTable(&table));
-    tables_ = ChooseLowPrecisionTables(table->isa);
+    activation_ = ActivationOf(activation);
+    OP_REQUIRES_OK(construction, GetTable(&table_));
+    tables_ = ChooseLowPrecisionTables(table_->isa);
   }
 
   void Compute(OpKernelContext* context) override {
@@ -184,7 +181,7 @@ class LowPrecisionMatMulOp : public OpKernel {
     if (x_type_ == XType::kInt8) OP_REQUIRES_OK(context, InvalidIf(CheckInt8Sums(*index)));
     if (x.dim_size(0) == 0) return;
     const LowPrecisionPlan plan =
-        PlanLowPrecision(tables_, *index, block_type_, x_type_, x.dim_size(0), NumThreads(context));
+        PlanLowPrecision(tables_, *table_, *index, block_type_, x_type_, x.dim_size(0), NumThreads(context));
     Tensor holder;
     float* workspace;
     OP_REQUIRES_OK(context, AllocateWorkspace(context, plan.workspace_words, &holder, &workspace));
@@ -194,8 +191,7 @@ class LowPrecisionMatMulOp : public OpKernel {
         context->input(1).data(),
         indices.unaligned_flat<int32_t>().data(),
         context->input(4).unaligned_flat<float>().data(),
-        bias.NumElements() == 0 ? nullptr : bias.unaligned_flat<float>().data(),
-        activation_,
+        {bias.NumElements() == 0 ? nullptr : bias.unaligned_flat<float>().data(), activation_},
         y->unaligned_flat<float>().data(),
         workspace,
     };
@@ -228,7 +224,8 @@ class LowPrecisionMatMulOp : public OpKernel {
   int64_t gates_;
   BlockType block_type_;
   XType x_type_ = XType::kFloat32;
-  LowPrecisionActivation activation_ = LowPrecisionActivation::kLinear;
+  Activation activation_ = Activation::kLinear;
+  const KernelTable* table_ = nullptr;
   LowPrecisionTables tables_;
   ColumnIndexCache cache_;
 };

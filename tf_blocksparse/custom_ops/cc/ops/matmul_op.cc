@@ -140,12 +140,6 @@ class StoredMatrix {
   std::unique_ptr<BlockIndexCache> cache_;
 };
 
-Activation ActivationOf(const std::string& name) {
-  if (name == "relu") return Activation::kRelu;
-  if (name == "tanh") return Activation::kTanh;
-  return name == "sigmoid" ? Activation::kSigmoid : Activation::kLinear;
-}
-
 // y = activation(x W + bias), and dx = dy W^T: the latter with another way to the index and no epilogue.
 class ProductOp : public OpKernel {
  public:

@@ -38,6 +38,12 @@ absl::Status CheckBsrShapes(const Tensor& blocks, const Tensor& indices, const T
   return status;
 }
 
+Activation ActivationOf(const std::string& name) {
+  if (name == "relu") return Activation::kRelu;
+  if (name == "tanh") return Activation::kTanh;
+  return name == "sigmoid" ? Activation::kSigmoid : Activation::kLinear;
+}
+
 absl::Status GetTable(const KernelTable** table) {
   std::string error;
   *table = ActiveTable(&error);

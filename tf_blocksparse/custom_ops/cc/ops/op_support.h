@@ -27,6 +27,9 @@ absl::Status CheckDim(const tensorflow::Tensor& tensor, int axis, const char* na
 absl::Status CheckBsrShapes(const tensorflow::Tensor& blocks, const tensorflow::Tensor& indices,
                             const tensorflow::Tensor& indptr);
 
+// Of the values of the ops' attribute `activation`.
+Activation ActivationOf(const std::string& name);
+
 // The best kernels that this machine and TF_BLOCKSPARSE_MAX_ISA allow.
 absl::Status GetTable(const KernelTable** table);
 
