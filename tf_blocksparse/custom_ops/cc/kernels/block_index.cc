@@ -73,6 +73,9 @@ std::string BuildBlockIndex(const Grid& grid, Order order, const int32_t* indptr
   } else {
     Sort(indptr_copy, indices_copy, across, index);
   }
+  for (size_t l = 0; l + 1 < index->start.size(); ++l) {
+    index->max_entries = std::max<int64_t>(index->max_entries, index->start[l + 1] - index->start[l]);
+  }
   return "";
 }
 
@@ -104,12 +107,6 @@ const int32_t* BlockIndex::Offsets(int64_t first_line, int64_t end_line, int32_t
     }
   }
   return buffer;
-}
-
-int64_t BlockIndex::MaxEntries() const {
-  int64_t most = 0;
-  for (size_t l = 0; l + 1 < start.size(); ++l) most = std::max<int64_t>(most, start[l + 1] - start[l]);
-  return most;
 }
 
 std::vector<int64_t> SplitLines(const BlockIndex& index, int64_t parts) {

@@ -22,6 +22,7 @@ struct BlockIndex {
   Grid grid;
   bool by_column = false;
   int64_t num_blocks = 0;
+  int64_t max_entries = 0;  // the most of a line
 
   // Line l owns entries start[l] .. start[l + 1]. Those before full_end[l] are full along the other axis, those
   // from there on lie at its ragged edge, where only grid axis EdgeExtent() features are real.
@@ -44,8 +45,6 @@ struct BlockIndex {
   int64_t Offset(int64_t entry, bool full) const;
   // The offsets of the entries of the lines [first, end): written to `buffer`, one for each, in stored order.
   const int32_t* Offsets(int64_t first_line, int64_t end_line, int32_t* buffer) const;
-  // The most entries of a line.
-  int64_t MaxEntries() const;
 };
 
 // Checks and builds. `indices` must outlive the index; what it holds may change, which gives wrong numbers, but never

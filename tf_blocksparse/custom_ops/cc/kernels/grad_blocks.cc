@@ -172,7 +172,7 @@ GradPlan PlanGrad(const KernelTable& table, const BlockIndex& index, int64_t bat
       UsefulWorkers(EstimateNanoseconds(table, elements, static_cast<double>(batch)), threads), index.num_blocks);
   for (int64_t w = 0; w <= plan.workers; ++w) plan.bounds.push_back(index.num_blocks * w / plan.workers);
   if (panels) plan.panel_floats = (features * plan.chunk + 15) / 16 * 16;
-  plan.list_floats = (index.MaxEntries() + 15) / 16 * 16;
+  plan.list_floats = (index.max_entries + 15) / 16 * 16;
   plan.workspace_floats = plan.workers * (plan.panel_floats + plan.list_floats);
   return plan;
 }

@@ -22,6 +22,8 @@ int64_t MaxOutputs(const MicroKernel& kernel, const Axis& lines) {
 // Blocks of W that are walked before the next batch rows: as many as stay in the second-level cache.
 constexpr int64_t kPanelFloats = 512 * 1024 / 4;
 constexpr int64_t kPanelEntries = 8192;
+// Stored floats that no second-level cache holds.
+constexpr double kLargeMatrix = 1024 * 1024;
 
 // The line after the last of a panel that begins with `line`.
 int64_t PanelEnd(const BlockIndex& index, int64_t line, int64_t end_line, int64_t entries) {
@@ -232,7 +234,9 @@ ProductPlan PlanProduct(const KernelTable& table, const BlockIndex& index, int64
   // Every worker packs the x it needs for itself: sharing a packed copy between cores costs more than making two.
   // Splitting the batch packs each row once, but needs enough segments to share out evenly.
   const int64_t segments = static_cast<int64_t>(plan.segments.size());
-  plan.split_lines = segments % plan.workers != 0 && segments < 4 * plan.workers;
+  // A large W is better read by halves than by all: each worker then finds its lines in its own cache, or streams less.
+  const bool uneven = segments % plan.workers != 0 && segments < 4 * plan.workers;
+  plan.split_lines = uneven || elements > kLargeMatrix;
   if (plan.split_lines) {
     plan.workers = std::min(plan.workers, lines.lines);
     plan.bounds = SplitLines(index, plan.workers);
@@ -242,7 +246,7 @@ ProductPlan PlanProduct(const KernelTable& table, const BlockIndex& index, int64
   plan.tile_floats = RoundUp(plan.tile_floats, 16);
   plan.output_floats = RoundUp(plan.output_floats, 16);
   if (index.in_stored_order()) {
-    plan.list_floats = RoundUp(std::min(index.num_blocks, kPanelEntries + index.MaxEntries()), 16);
+    plan.list_floats = RoundUp(std::min(index.num_blocks, kPanelEntries + index.max_entries), 16);
   }
   plan.workspace_floats = plan.workers * WorkerFloats(plan);
   return plan;
