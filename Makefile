@@ -3,11 +3,12 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BUILD ?= build/tests
+LIBRARY_BUILD := build/cmake-tf-2.21
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := $(shell find tf_blocksparse/custom_ops/cc -type f) setup.py pyproject.toml CMakeLists.txt
 
-.PHONY: demo test test-all cc-test lint bench clean
+.PHONY: demo test test-all cc-test cc-sanitize cc-test-aarch64 lint bench clean
 
 demo: $(INSTALLED)
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m models.word_lm
@@ -19,11 +20,31 @@ test: $(INSTALLED) cc-test
 test-all: $(INSTALLED) cc-test
 	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "" --durations=10
 
+# In the directory where setup.py has built the op library: what is tested is what is shipped.
 cc-test: $(INSTALLED)
-	$(BIN)/cmake -S . -B $(BUILD) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
-	    -DTF_BLOCKSPARSE_OPS=OFF -DTF_BLOCKSPARSE_BUILD_TESTS=ON
-	$(BIN)/cmake --build $(BUILD)
-	$(BIN)/ctest --test-dir $(BUILD) --output-on-failure
+	$(BIN)/cmake -S . -B $(LIBRARY_BUILD) -DTF_BLOCKSPARSE_BUILD_TESTS=ON
+	$(BIN)/cmake --build $(LIBRARY_BUILD)
+	$(BIN)/ctest --test-dir $(LIBRARY_BUILD) --output-on-failure --parallel 2
+
+# The C++ tests again: with AddressSanitizer and UndefinedBehaviorSanitizer, then with ThreadSanitizer.
+cc-sanitize: cc-sanitize-address cc-sanitize-thread
+
+cc-sanitize-%: $(INSTALLED)
+	$(BIN)/cmake -S . -B $(BUILD)-$* -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
+	    -DTF_BLOCKSPARSE_OPS=OFF -DTF_BLOCKSPARSE_BUILD_TESTS=ON -DTF_BLOCKSPARSE_SANITIZE=$*
+	$(BIN)/cmake --build $(BUILD)-$*
+	$(BIN)/ctest --test-dir $(BUILD)-$* --output-on-failure --parallel 2
+
+# The C++ tests for 64-bit Arm, where the generic kernels are NEON code, in an emulator: every 15th of the cases.
+cc-test-aarch64: $(INSTALLED)
+	@command -v aarch64-linux-gnu-g++ qemu-aarch64-static > /dev/null || \
+	    { echo "This needs a cross compiler and an emulator: sudo apt-get install g++-aarch64-linux-gnu qemu-user-static"; exit 1; }
+	$(BIN)/cmake -S . -B $(BUILD)-aarch64 -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
+	    -DTF_BLOCKSPARSE_OPS=OFF -DTF_BLOCKSPARSE_BUILD_TESTS=ON -DCMAKE_SYSTEM_NAME=Linux \
+	    -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DCMAKE_EXE_LINKER_FLAGS=-static \
+	    -DCMAKE_CROSSCOMPILING_EMULATOR=$$(command -v qemu-aarch64-static)
+	$(BIN)/cmake --build $(BUILD)-aarch64
+	TF_BLOCKSPARSE_TEST_EVERY=15 $(BIN)/ctest --test-dir $(BUILD)-aarch64 --output-on-failure --parallel 2
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

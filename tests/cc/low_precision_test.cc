@@ -9,6 +9,7 @@
 
 #include "tests/cc/check.h"
 #include "tests/cc/random_matrix.h"
+#include "tests/cc/sample.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/isa.h"
 
 namespace {
@@ -158,10 +159,12 @@ const std::vector<std::pair<int64_t, int64_t>>& Shapes() {
 void AllShapes() {
   for (const auto& [height, width] : Shapes()) {
     const std::string name = std::to_string(height) + "x" + std::to_string(width);
+    Sample sample(name);
     for (int64_t gates : {1, 3}) {
       for (double density : {0.0, -1.0, 0.1, 1.0}) {
         for (int64_t batch : {1, 2, 3, 7, 16, 33}) {
           for (int64_t more : {int64_t{0}, (height + 1) / 2}) {  // ragged, unless a block is one row or column
+            if (!sample.Takes()) continue;
             const int64_t wide = more == 0 ? 0 : (width + 1) / 2;
             const BsrMatrix w = RandomMatrix(3 * height + more, gates * (2 * width + wide), gates, height, width,
                                              density, static_cast<uint32_t>(batch));
@@ -184,12 +187,16 @@ void BlocksLargerThanTheMatrix() {
 
 void Threaded() {
   const int before = threaded_runs;
+  int cases = 0;
+  Sample sample("threaded");
   for (const auto& [height, width] : std::vector<std::pair<int64_t, int64_t>>{{16, 16}, {4, 4}, {3, 5}}) {
     for (int64_t batch : {30, 70, 300}) {
+      if (!sample.Takes()) continue;
+      ++cases;
       Run("threads", RandomMatrix(500, 603, 3, height, width, 0.6, 5), batch, {2, 5});
     }
   }
-  CHECK_TRUE(threaded_runs - before >= 60, "the work was split " + std::to_string(threaded_runs - before));
+  CHECK_TRUE(threaded_runs - before >= 6 * cases, "the work was split " + std::to_string(threaded_runs - before));
   const BsrMatrix w = RandomMatrix(2000, 2002, 1, 16, 16, 0.9, 6);  // few rows: columns are split
   Run("columns", w, 1, {2});
 }
@@ -280,8 +287,10 @@ void RandomBfloat16(const std::string& name, BsrMatrix w, const std::vector<floa
 }
 
 void RandomNumbers() {
+  Sample sample("random numbers");
   for (const auto& [height, width] : Shapes()) {
     for (int64_t batch : {1, 3, 9}) {
+      if (!sample.Takes()) continue;
       const BsrMatrix w = RandomMatrix(250, 270, 3, height, width, 0.5, 9, false);
       const std::vector<float> x = RandomFloats(batch * 250, 10);
       const std::string name = "random " + std::to_string(height) + "x" + std::to_string(width);

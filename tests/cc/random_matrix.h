@@ -1,4 +1,4 @@
-// Random block-sparse matrices and vectors for tests.
+// Block-sparse matrices and vectors for tests, random in a repeatable way.
 #ifndef TF_BLOCKSPARSE_TESTS_RANDOM_MATRIX_H_
 #define TF_BLOCKSPARSE_TESTS_RANDOM_MATRIX_H_
 
@@ -23,10 +23,19 @@ blocksparse::BsrMatrix RandomMatrix(int64_t in, int64_t out, int64_t gates, int6
                                     double density, uint32_t seed, bool integers = true,
                                     blocksparse::Order order = blocksparse::Order::kRow);
 
+// Where the blocks lie: anywhere; about the diagonal; in no more than every other block row and two of three block
+// columns; nearly all in the middle block row, or in the middle block column.
+enum class Pattern { kRandom, kBanded, kEmptyLines, kHeavyRow, kHeavyColumn };
+
+// As RandomMatrix, in that pattern; `density` is that of the lines or of the band that hold blocks.
+blocksparse::BsrMatrix PatternMatrix(Pattern pattern, int64_t in, int64_t out, int64_t gates, int64_t height,
+                                     int64_t width, double density, uint32_t seed, bool integers = true,
+                                     blocksparse::Order order = blocksparse::Order::kRow);
+
 // Runs every task on its own thread.
 void ThreadedFor(int64_t n, const std::function<void(int64_t)>& task);
 
-// Index of the first element that differs by more than `tolerance`, or is NaN; -1 if none.
+// Index of the first element that differs by more than `tolerance`; -1 if none. NaN equals NaN alone.
 int64_t FirstDifference(const std::vector<float>& got, const std::vector<double>& expected, double tolerance);
 
 }  // namespace blocksparse_test

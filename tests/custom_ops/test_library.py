@@ -3,7 +3,6 @@
 import os
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
 
@@ -109,31 +108,3 @@ def test_build_file_and_cmake_name_the_same_sources():
 def test_kernels_know_no_tensorflow():
     for path in (SOURCES / "kernels").iterdir():
         assert "tensorflow/" not in path.read_text(), path
-
-
-@pytest.mark.skipif(
-    not (shutil.which("c++") and shutil.which("nm") and os.uname().machine == "x86_64"),
-    reason="needs a C++ compiler and nm, on x86-64",
-)
-@pytest.mark.parametrize(
-    "source, flags",
-    [
-        ("microkernels_avx2", ["-mavx2", "-mfma", "-mf16c"]),
-        ("microkernels_avx512", ["-march=x86-64-v4"]),
-        ("low_precision_avx2", ["-mavx2", "-mfma", "-mf16c"]),
-        ("low_precision_avx512", ["-march=x86-64-v4"]),
-        ("low_precision_avx512_bf16", ["-march=x86-64-v4", "-mavx512bf16"]),
-        ("low_precision_avx512_vnni", ["-march=x86-64-v4", "-mavx512vnni"]),
-    ],
-)
-def test_code_of_an_instruction_set_stays_in_its_file(source, flags, tmp_path):
-    """A weak function compiled for AVX-512 may be the one that the linker keeps for all."""
-    source = SOURCES / "kernels" / f"{source}.cc"
-    objects = tmp_path / "isa.o"
-    subprocess.run(
-        ["c++", "-std=c++17", "-O1", *flags, f"-I{ROOT}", "-c", str(source), "-o", str(objects)],
-        check=True,
-    )
-    symbols = subprocess.run(["nm", "-C", str(objects)], capture_output=True, text=True).stdout
-    assert re.search("Table|kLowPrecision", symbols)
-    assert not re.findall(r"(?m)^.* [WVu] .*$", symbols)

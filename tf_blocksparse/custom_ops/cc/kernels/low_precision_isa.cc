@@ -5,7 +5,7 @@
 namespace blocksparse {
 namespace {
 
-const LowPrecisionTable* TableOf(const std::string& isa) {
+const LowPrecisionTable* TableOf([[maybe_unused]] const std::string& isa) {
 #if defined(__x86_64__)
   if (isa == "avx2") return &kLowPrecisionAvx2;
   if (isa == "avx512") return &kLowPrecisionAvx512;
