@@ -217,7 +217,7 @@ def built(model):
         (lambda: bs.convert(MODELS["stacked"]()), ValueError, "can be converted.*Prune first"),
         (lambda: bs.convert(layers.Dense(3)), ValueError, "not built"),
         (lambda: bs.convert("model"), TypeError, "Keras 3 layer or model"),
-        (lambda: bs.convert(built(layers.Dense(3)), dtype="int8"), ValueError, "dtype='int8' is not available"),
+        (lambda: bs.convert(built(layers.Dense(3)), product_dtype="int8"), ValueError, "product_dtype='int8' with"),
         (lambda: bs.convert(built(layers.Dense(3)), dtype="float64"), ValueError, "one of.*dtype='float64'"),
         (lambda: bs.convert(built(layers.Dense(3)), batch_size=0), ValueError, "batch_size=0"),
         (lambda: bs.convert(built(layers.Dense(3)), batch_size=()), ValueError, r"batch_size=\(\)"),

@@ -13,7 +13,7 @@ from tf_blocksparse.layers import BlockSparseEmbedding
 from tf_blocksparse.measure import product_times
 from tf_blocksparse.pruning import pruned_weights
 from tf_blocksparse.storage import bsr_storage, dense_storage
-from tf_blocksparse.twins import TWINS, copy_weights, make_twin, matrices, storage_settings, why_no_twin
+from tf_blocksparse.twins import TWINS, copy_weights, has_low_precision, make_twin, matrices, why_no_twin
 
 # Sparsity from which a layer is converted unmeasured. Measured on (384, 1536), batch 1 and 16, two threads, AVX-512:
 # with half of the blocks gone, products with 4x4 and larger blocks take as long as dense ones or less; 2x2 and 4x1
@@ -57,16 +57,20 @@ class Choice:
         block_shape: `(height, width)` of the blocks that were looked at, or None.
         why_dense: why the layer stays as it is; None if it is converted.
         times: tuple of `ProductTime`; empty if nothing was measured.
+        why_float32: why a layer is converted to blocks of float32 where others are asked for, or None.
     """
 
     block_shape: tuple | None = None
     why_dense: str | None = None
     times: tuple = ()
+    why_float32: str | None = None
 
     def note(self, matrix=None):
         """The choice in a line: of the whole layer, or if it is converted of one of its matrices."""
         if self.why_dense is not None:
             return self.why_dense
+        if self.why_float32 is not None:
+            return self.why_float32
         times = [t for t in self.times if matrix in (None, t.matrix)]
         return _times_note(_by_batch(times)) if times else ""
 
@@ -77,14 +81,18 @@ class Chooser:
     Args:
         block_shape: `(height, width)` for all layers, or None.
         dtype: type of the stored blocks.
+        product_dtype: what inputs are rounded to for a product, or None: `dtype`.
         min_sparsity: float, sparsity that alone decides, or None.
         batch_sizes: tuple of int to measure at; empty: the limits on the sparsity decide.
         time_steps: int, what an unknown dimension of an input, such as time, is taken for.
     """
 
-    def __init__(self, block_shape=None, dtype="float32", min_sparsity=None, batch_sizes=(), time_steps=1):
+    def __init__(
+        self, block_shape=None, dtype="float32", product_dtype=None, min_sparsity=None, batch_sizes=(), time_steps=1
+    ):
         self.block_shape = block_shape
         self.dtype = dtype
+        self.product_dtype = product_dtype
         self.min_sparsity = min_sparsity
         self.batch_sizes = batch_sizes
         self.time_steps = time_steps
@@ -95,8 +103,12 @@ class Chooser:
         problem = why_no_twin(layer)
         if problem or not layer.built:
             return Choice(why_dense=problem or "it is not built")
-        storage_settings(layer, self.dtype)  # raises if the twin cannot
-        block_shape = self.block_shape or _block_shape_of(layer)
+        choice = self._choose_by_gain(layer, self.block_shape or _block_shape_of(layer))
+        if self.dtype != "float32" and choice.why_dense is None and not has_low_precision(layer):
+            return dataclasses.replace(choice, why_float32="stored in float32: look-ups have no low precision")
+        return choice
+
+    def _choose_by_gain(self, layer, block_shape):
         sparsity = _sparsity(layer, block_shape)
         if self.min_sparsity is not None:
             limit = f"min_sparsity={self.min_sparsity}"
@@ -115,7 +127,7 @@ class Chooser:
         """Yields a `ProductTime` for each matrix and batch size."""
         # Measured are the twin's own products, so in the order and type in which it stores its blocks.
         zeros = {name: "zeros" for name in layer.get_config() if name.endswith("_initializer")}
-        twin = make_twin(layer, block_shape, self.dtype, **zeros)
+        twin = make_twin(layer, block_shape, self.dtype, self.product_dtype, **zeros)
         copy_weights(layer, twin)
         rows = [batch_size * _rows_of_an_example(layer, self.time_steps) for batch_size in self.batch_sizes]
         for name, w, grid in matrices(layer, block_shape):

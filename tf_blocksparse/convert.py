@@ -13,11 +13,12 @@ import keras
 from tf_blocksparse.blocks import canonical_block_shape
 from tf_blocksparse.choice import BATCH_SIZES, Chooser, remember
 from tf_blocksparse.cloning import clone_uncompiled
+from tf_blocksparse.layers.storage_dtype import check_dtypes
 from tf_blocksparse.output_difference import output_differences
 from tf_blocksparse.pruning import PruneBlocks, pruned_weights
 from tf_blocksparse.pruning.prune import check_layer
 from tf_blocksparse.pruning.strip import warn_if_unfinished
-from tf_blocksparse.twins import STORAGE_DTYPES, copy_weights, has_twin, is_twin, make_twin, plain_copy
+from tf_blocksparse.twins import copy_weights, has_twin, is_twin, make_twin, plain_copy
 
 logger = logging.getLogger("tf_blocksparse")
 _MANY_LAYERS = 5  # that take about a second each to measure: from here on a bar shows the progress
@@ -33,6 +34,7 @@ def convert(
     measure=True,
     calibration_data=None,
     time_steps=1,
+    product_dtype=None,
 ):
     """Turns the layers of a pruned model into block-sparse layers where that makes them faster.
 
@@ -42,14 +44,16 @@ def convert(
     is, and so does one that cannot be converted; `report()` says why. So the result depends on the machine: convert
     where the model will run, or give `measure=False` or `min_sparsity`. An `Embedding` is not measured; it is
     converted when at least half of its blocks are zero and that saves memory. The outputs are those of the pruned
-    model, within float32 rounding.
+    model, within float32 rounding, or within that of another `dtype`.
 
     Args:
         model: a built Sequential or Functional `keras.Model`, or one built layer; pruned, or stripped. It is not
             changed.
         block_shape: `(height, width)` or an int for all layers. None: that of the pruning, or else for each layer
             the one that stores its zeros in the fewest bytes.
-        dtype: type of the stored blocks: `"float32"`.
+        dtype: type of the stored blocks: `"float32"`, or for a model that is not to be trained any more `"bfloat16"` or
+            `"int8"`. Layers are compared with dense ones all the same: float32 blocks may be faster than bfloat16. An
+            `Embedding` is stored in float32.
         min_sparsity: float in [0, 1): nothing is measured, and layers of which a smaller share of the blocks is
             zero stay dense.
         batch_size: int or tuple of int, examples in a batch to measure at. None: 1 and 16.
@@ -60,6 +64,8 @@ def convert(
             converted model tell the differences.
         time_steps: int, what an unknown dimension of a `Dense` layer's input, such as time, is taken for when the
             layer is measured: its product has `batch_size * time_steps` rows.
+        product_dtype: what the inputs of a product are rounded to, with `dtype="bfloat16"` or `"int8"`. None: the
+            same, int8 with a scale for each row of inputs. `"float32"`: they are taken as they are.
 
     Returns:
         A new, uncompiled `keras.Model` (or layer) that shares no weights with `model`. If all its layers were measured
@@ -75,13 +81,13 @@ def convert(
     >>> fast = convert(model)
     >>> print(report(fast))
     """
-    _check_arguments(model, dtype, min_sparsity, time_steps)
+    _check_arguments(model, dtype, product_dtype, min_sparsity, time_steps)
     block_shape = None if block_shape is None else canonical_block_shape(block_shape)
     batch_sizes = _batch_sizes(batch_size)
     warn_if_unfinished(pruned_weights(model))
-    chooser = Chooser(block_shape, dtype, min_sparsity, batch_sizes if measure else (), time_steps)
+    chooser = Chooser(block_shape, dtype, product_dtype, min_sparsity, batch_sizes if measure else (), time_steps)
     choices = _choices(model, chooser)
-    converted = _copy(model, lambda layer: _convert_layer(layer, choices[id(layer)], dtype))
+    converted = _copy(model, lambda layer: _convert_layer(layer, choices[id(layer)], dtype, product_dtype))
     pairs = list(_pairs(model, converted))
     if not any(is_twin(twin) for _, twin in pairs):
         _nothing_gained(model, choices.values())
@@ -90,6 +96,8 @@ def convert(
         remember(twin, choices[id(layer)])
     if calibration_data is not None:
         _compare(model, converted, calibration_data)
+    elif dtype != "float32":
+        logger.info("%s: calibration_data= tells how much %s blocks change the outputs", model.name, dtype)
     return converted
 
 
@@ -103,10 +111,9 @@ def is_graph(model):
     return isinstance(model, keras.Sequential) or hasattr(model, "operations")
 
 
-def _check_arguments(model, dtype, min_sparsity, time_steps):
+def _check_arguments(model, dtype, product_dtype, min_sparsity, time_steps):
     check_layer(model)
-    if dtype not in STORAGE_DTYPES:
-        raise ValueError(f"`dtype` must be one of {STORAGE_DTYPES}. Received: dtype={dtype!r}.")
+    check_dtypes(dtype, product_dtype, name="dtype")
     if min_sparsity is not None and not 0 <= min_sparsity < 1:
         raise ValueError(f"`min_sparsity` is a fraction in [0, 1). Received: min_sparsity={min_sparsity!r}.")
     if not _is_count(time_steps):
@@ -225,6 +232,8 @@ def _pairs(layer, copied):
         yield layer, copied
 
 
-def _convert_layer(layer, choice, dtype):
+def _convert_layer(layer, choice, dtype, product_dtype):
     """The block-sparse twin of a layer, or a plain copy; no weights yet."""
-    return plain_copy(layer) if choice.why_dense is not None else make_twin(layer, choice.block_shape, dtype)
+    if choice.why_dense is not None:
+        return plain_copy(layer)
+    return make_twin(layer, choice.block_shape, dtype, product_dtype)

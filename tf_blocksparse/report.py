@@ -101,7 +101,7 @@ class Report:
         table = Table(title=f"{self.name}: sparsity {self.sparsity:.3f}", caption=self._caption(), show_footer=True)
         longest = max((len(w.path) for w in self.weights), default=0)
         table.add_column("weight", footer="total", overflow="fold", no_wrap=longest <= 60)
-        for column in ("state", "[in, out]", "block", "grid"):
+        for column in ("state", "[in, out]", "block", "grid", "dtype"):
             table.add_column(column)
         numbers = {
             "zero\nblocks": f"{self.sparsity:.3f}",
@@ -122,6 +122,7 @@ class Report:
                 _by(w.matrix_shape) + ("" if w.shape == w.matrix_shape else f"\nof {_by(w.shape)}"),
                 _by(w.block_shape),
                 _by(w.grid),
+                w.stored_dtype,
                 "" if w.block_shape is None else f"{w.sparsity:.3f}",
                 f"{w.weight_sparsity:.3f}",
                 f"{w.multiply_adds:,}",

@@ -22,7 +22,6 @@ TWINS = {
     keras.layers.GRU: BlockSparseGRU,
     keras.layers.LSTM: BlockSparseLSTM,
 }
-STORAGE_DTYPES = ("float32", "bfloat16", "int8")
 _KERAS_ONLY = ("lora_rank", "lora_alpha", "quantization_config", "use_cudnn", "implementation")
 
 
@@ -56,13 +55,14 @@ def plain_copy(layer):
     return plain
 
 
-def make_twin(layer, block_shape, dtype, **settings):
+def make_twin(layer, block_shape, dtype="float32", product_dtype=None, **settings):
     """The block-sparse twin of a built layer: as many blocks as `layer` has that are not zero, no weights yet.
 
     Args:
         layer: one that `why_no_twin()` has nothing against.
         block_shape: `(height, width)`.
-        dtype: one of `STORAGE_DTYPES`.
+        dtype: what the blocks are stored in, if the twin can.
+        product_dtype: what its inputs are rounded to then, or None: the same.
         **settings: in place of those in the config of `layer`.
     """
     config = {k: v for k, v in plain_copy(layer).get_config().items() if k not in _KERAS_ONLY}
@@ -70,20 +70,16 @@ def make_twin(layer, block_shape, dtype, **settings):
     twin = TWINS[type(layer)]
     config["block_shape"] = block_shape
     config["num_blocks"] = num_blocks if issubclass(twin, BlockSparseRNN) else next(iter(num_blocks.values()))
-    return twin.from_config({**config, **storage_settings(layer, dtype), **settings})
+    return twin.from_config({**config, **_storage_settings(layer, dtype, product_dtype), **settings})
 
 
-def storage_settings(layer, dtype):
-    """Arguments of the twin of `layer` by which it stores its blocks in `dtype`: a dict.
+def has_low_precision(layer):
+    """Whether the twin of `layer` can store its blocks in less than float32: there is an op for products only."""
+    return TWINS[type(layer)] is not BlockSparseEmbedding
 
-    Raises:
-        ValueError: if the twin cannot.
-    """
-    if dtype != "float32":
-        raise ValueError(
-            f'dtype={dtype!r} is not available for this layer: {type(layer).__name__} {layer.name!r}. Use "float32".'
-        )
-    return {}
+
+def _storage_settings(layer, dtype, product_dtype):
+    return {"storage_dtype": dtype, "product_dtype": product_dtype} if has_low_precision(layer) else {}
 
 
 def copy_weights(layer, twin):

@@ -38,7 +38,8 @@ class WeightReport:
         csr_bytes: of the non-zero elements in compressed sparse rows.
         bsr_bytes: of the kept blocks in block compressed sparse rows, edge blocks stored in full; or None.
         dense_bytes_16, csr_bytes_16, bsr_bytes_16: the same with values and indices of 16 bits.
-        stored_bytes: bytes of the weight as it is held now, with its indices.
+        stored_bytes: bytes of the weight as it is held now, with its indices, and with its scales if it is int8.
+        stored_dtype: type of the stored values.
         note: why it is not pruned or not block-sparse, and what is wrong with it; of a block-sparse weight the times
             that `convert()` measured. A file does not keep what was measured.
 
@@ -63,6 +64,7 @@ class WeightReport:
     csr_bytes_16: int
     bsr_bytes_16: int | None
     stored_bytes: int
+    stored_dtype: str
     note: str = ""
 
 
@@ -153,6 +155,7 @@ def _dense_row(path, variable, w, multiplies, note):
         bsr_bytes=None,
         bsr_bytes_16=None,
         stored_bytes=ops.convert_to_numpy(variable).nbytes,
+        stored_dtype=variable.dtype,
         note=note,
         **_of_elements(w),
     )
@@ -179,6 +182,7 @@ def _pruned_row(weight, why_not_converted):
         state="pruned",
         shape=tuple(weight.variable.shape),
         stored_bytes=ops.convert_to_numpy(weight.variable).nbytes,
+        stored_dtype=weight.variable.dtype,
         note="; ".join(notes),
         **_of_blocks(grid, block_mask, weight.kind != "embedding"),
         **_of_elements(w),
@@ -192,7 +196,8 @@ def _converted_row(place, weight, choice):
         path=f"{place.path}/{weight.name}",
         state="block-sparse",
         shape=weight.grid.shape,
-        stored_bytes=matrix.blocks.nbytes + matrix.indices.nbytes + matrix.indptr.nbytes,
+        stored_bytes=sum(ops.convert_to_numpy(v).nbytes for v in weight.variables),
+        stored_dtype=weight.storage_dtype,
         note=measured if matrix.num_blocks else _NO_BLOCK,
         **_of_blocks(weight.grid, matrix.block_mask, weight.name != "embeddings"),
         **_of_elements(matrix.to_dense()),

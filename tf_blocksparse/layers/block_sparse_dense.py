@@ -3,7 +3,7 @@
 import keras
 
 from tf_blocksparse.blocks import BlockGrid, canonical_block_shape
-from tf_blocksparse.layers.block_sparse_weight import BlockSparseWeight
+from tf_blocksparse.layers.storage_dtype import check_dtypes, is_trainable, make_weight, refuse_training
 
 # What the op applies itself. Not sigmoid: Keras's losses look for the logits that `keras.activations.sigmoid` leaves.
 _FUSED = {keras.activations.linear: "linear", keras.activations.relu: "relu", keras.activations.tanh: "tanh"}
@@ -24,6 +24,10 @@ class BlockSparseDense(keras.layers.Layer):
         block_shape: `(height, width)` of a block in the kernel `[in, units]`, or an int.
         num_blocks: int, number of blocks that the kernel stores, at random places unless loaded or converted.
             None: all of the grid.
+        storage_dtype: `"float32"`, or `"bfloat16"` or `"int8"`, for inference only: no weight of such a layer is
+            trainable.
+        product_dtype: what the inputs are rounded to for a product with `bfloat16` or `int8` blocks: None is the
+            same, `"float32"` not at all.
 
     Input shape:
         `[..., in]`, any rank of at least 2.
@@ -56,11 +60,14 @@ class BlockSparseDense(keras.layers.Layer):
         *,
         block_shape=(4, 4),
         num_blocks=None,
+        storage_dtype="float32",
+        product_dtype=None,
         **kwargs,
     ):
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
         if not isinstance(units, int) or isinstance(units, bool) or units < 1:
             raise ValueError(f"`units` must be a positive integer. Received: units={units!r}.")
+        check_dtypes(storage_dtype, product_dtype)
         self.units = units
         self.activation = keras.activations.get(activation)
         self.use_bias = use_bias
@@ -72,12 +79,14 @@ class BlockSparseDense(keras.layers.Layer):
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self.block_shape = canonical_block_shape(block_shape)
         self.num_blocks = num_blocks
+        self.storage_dtype = storage_dtype
+        self.product_dtype = product_dtype
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
         self.supports_masking = True
         self.supports_jit = False  # the op has no XLA kernel
 
     def build(self, input_shape):
-        self.kernel = BlockSparseWeight(
+        self.kernel = make_weight(
             self,
             "kernel",
             BlockGrid((input_shape[-1], self.units), self.block_shape),
@@ -93,11 +102,13 @@ class BlockSparseDense(keras.layers.Layer):
                 initializer=self.bias_initializer,
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
+                trainable=is_trainable(self),
                 name="bias",
             )
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
 
-    def call(self, inputs):
+    def call(self, inputs, training=False):
+        refuse_training(self, self.storage_dtype, training)
         fused = _FUSED.get(self.activation)
         outputs = self.kernel.matmul(inputs, self.bias, fused or "linear")
         return outputs if fused else self.activation(outputs)
@@ -120,4 +131,6 @@ class BlockSparseDense(keras.layers.Layer):
             "bias_constraint": keras.constraints.serialize(self.bias_constraint),
             "block_shape": self.block_shape,
             "num_blocks": self.num_blocks,
+            "storage_dtype": self.storage_dtype,
+            "product_dtype": self.product_dtype,
         }

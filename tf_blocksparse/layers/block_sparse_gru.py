@@ -68,6 +68,10 @@ class BlockSparseGRU(BlockSparseRNN):
         num_blocks: dict from `"kernel"`, `"recurrent_kernel"` and, without `reset_after`, `"candidate_kernel"`
             to the number of blocks to store, at random places unless loaded or converted. What it leaves out, or
             None: all of the grid.
+        storage_dtype: `"float32"`, or `"bfloat16"` or `"int8"`, for inference only: no weight of such a layer is
+            trainable.
+        product_dtype: what inputs and states are rounded to for a product with `bfloat16` or `int8` blocks: None is
+            the same, `"float32"` not at all.
         **kwargs: all other arguments of `keras.layers.GRU`, with its defaults, but for `use_cudnn`. Kernels take
             the regularizers L1 and L2 and the constraint NonNeg.
 
@@ -93,6 +97,8 @@ class BlockSparseGRU(BlockSparseRNN):
         reset_after=True,
         block_shape=(4, 4),
         num_blocks=None,
+        storage_dtype="float32",
+        product_dtype=None,
         **kwargs,
     ):
         super().__init__(
@@ -103,5 +109,7 @@ class BlockSparseGRU(BlockSparseRNN):
             reset_after=reset_after,
             block_shape=block_shape,
             num_blocks=num_blocks,
+            storage_dtype=storage_dtype,
+            product_dtype=product_dtype,
             **kwargs,
         )

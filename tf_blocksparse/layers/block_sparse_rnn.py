@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from tf_blocksparse.blocks import BlockGrid, canonical_block_shape
-from tf_blocksparse.layers.block_sparse_weight import BlockSparseWeight
+from tf_blocksparse.layers.storage_dtype import check_dtypes, is_trainable, make_weight, refuse_training
 
 # Arguments that a cell and its layer share: name -> (how to read it, how to write it in a config).
 _SHARED = {
@@ -22,6 +22,7 @@ _SHARED = {
     }.items()
     for name in names
 }
+_PLAIN = ("units", "use_bias", "dropout", "recurrent_dropout", "seed", "block_shape", "storage_dtype", "product_dtype")
 
 
 class BlockSparseCell(keras.layers.Layer):
@@ -52,12 +53,15 @@ class BlockSparseCell(keras.layers.Layer):
         seed=None,
         block_shape=(4, 4),
         num_blocks=None,
+        storage_dtype="float32",
+        product_dtype=None,
         recurrent_activation=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         if not isinstance(units, int) or isinstance(units, bool) or units < 1:
             raise ValueError(f"`units` must be a positive integer. Received: units={units!r}.")
+        check_dtypes(storage_dtype, product_dtype)
         given = dict(locals())
         for name, module in _SHARED.items():
             setattr(self, name, module.get(given[name]))
@@ -69,6 +73,8 @@ class BlockSparseCell(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.block_shape = canonical_block_shape(block_shape)
         self.num_blocks = dict(num_blocks or {})
+        self.storage_dtype = storage_dtype
+        self.product_dtype = product_dtype
         self.state_size = [units] * self.num_states
         self.output_size = units
         self.supports_jit = False  # the op has no XLA kernel
@@ -84,6 +90,7 @@ class BlockSparseCell(keras.layers.Layer):
                 initializer=self._bias_initializer(),
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
+                trainable=is_trainable(self),
                 name="bias",
             )
 
@@ -96,7 +103,7 @@ class BlockSparseCell(keras.layers.Layer):
             raise ValueError(
                 f"`num_blocks` of {type(self).__name__} is a dict with keys of {self.matrices()}. Received: {unknown}."
             )
-        return BlockSparseWeight(
+        return make_weight(
             self,
             name,
             BlockGrid((in_features, gates * self.units), self.block_shape, gates),
@@ -151,7 +158,7 @@ class BlockSparseCell(keras.layers.Layer):
         config = super().get_config()
         for name, module in _SHARED.items():
             config[name] = module.serialize(getattr(self, name))
-        for name in ("units", "use_bias", "dropout", "recurrent_dropout", "seed", "block_shape"):
+        for name in _PLAIN:
             config[name] = getattr(self, name)
         config["num_blocks"] = dict(self.num_blocks) or None
         return config
@@ -201,6 +208,7 @@ class BlockSparseRNN(keras.layers.RNN):
 
     def call(self, sequences, initial_state=None, mask=None, training=False):
         cell = self.cell
+        refuse_training(self, cell.storage_dtype, training)
         batch = ops.shape(sequences)[0]
         if training and 0.0 < cell.dropout < 1.0:
             # [batch, 1, in]: the same inputs are dropped at every time step

@@ -28,6 +28,10 @@ class BlockSparseSimpleRNN(BlockSparseRNN):
         block_shape: `(height, width)` of a block in both kernels, or an int.
         num_blocks: dict from `"kernel"` and `"recurrent_kernel"` to the number of blocks to store, at random
             places unless loaded or converted. What it leaves out, or None: all of the grid.
+        storage_dtype: `"float32"`, or `"bfloat16"` or `"int8"`, for inference only: no weight of such a layer is
+            trainable.
+        product_dtype: what inputs and states are rounded to for a product with `bfloat16` or `int8` blocks: None is
+            the same, `"float32"` not at all.
         **kwargs: all other arguments of `keras.layers.SimpleRNN`, with its defaults. Kernels take the
             regularizers L1 and L2 and the constraint NonNeg.
 
@@ -43,12 +47,25 @@ class BlockSparseSimpleRNN(BlockSparseRNN):
 
     cell_class = _Cell
 
-    def __init__(self, units, activation="tanh", use_bias=True, *, block_shape=(4, 4), num_blocks=None, **kwargs):
+    def __init__(
+        self,
+        units,
+        activation="tanh",
+        use_bias=True,
+        *,
+        block_shape=(4, 4),
+        num_blocks=None,
+        storage_dtype="float32",
+        product_dtype=None,
+        **kwargs,
+    ):
         super().__init__(
             units,
             activation=activation,
             use_bias=use_bias,
             block_shape=block_shape,
             num_blocks=num_blocks,
+            storage_dtype=storage_dtype,
+            product_dtype=product_dtype,
             **kwargs,
         )

@@ -17,10 +17,10 @@ ELEMENTWISE = (
 
 
 class BlockSparseWeight:
-    """A trainable matrix of which a Keras layer stores only some blocks.
+    """A trainable matrix of which a Keras layer stores only some blocks, in float32.
 
     Makes three weights of the layer: the blocks, trainable, named `name`; their `indices` and `indptr`, int32 and
-    not trainable. All other elements are zero and stay zero in training.
+    not trainable. All other elements are zero and stay zero in training. `variables` are all three.
 
     Args:
         layer: the `keras.layers.Layer` that owns the weights.
@@ -32,6 +32,8 @@ class BlockSparseWeight:
         constraint: None or `NonNeg`.
         order: "column", in which `matmul()` reads the blocks in one stream, or "row", which `gather()` needs.
     """
+
+    storage_dtype = "float32"
 
     def __init__(self, layer, name, grid, num_blocks, initializer, regularizer, constraint, order="column"):
         problem = elementwise_problem(constraint, regularizer)
@@ -47,20 +49,25 @@ class BlockSparseWeight:
         self.indices = self._index_weight(layer, "indices", indices)
         self.indptr = self._index_weight(layer, "indptr", indptr)
 
-        def cut_out(shape, dtype=None):
+        def cut_out():
             w = ops.convert_to_numpy(initializer(grid.shape, dtype="float32"))
-            mask = mask_of_pattern(grid, indices, indptr, order)
-            return ops.convert_to_tensor(BsrMatrix.from_dense(w, grid, mask, order).blocks, dtype=dtype)
+            return BsrMatrix.from_dense(w, grid, mask_of_pattern(grid, indices, indptr, order), order)
 
+        values = self._add_values(layer, len(indices), cut_out, regularizer, constraint)
+        self.variables = (*values, self.indices, self.indptr)
+
+    def _add_values(self, layer, num_blocks, initial, regularizer, constraint):
+        """Makes the weights that hold values, returns them; `initial` returns a `BsrMatrix` of the first values."""
         self.blocks = layer.add_weight(
-            shape=(len(indices), *grid.block_shape),
-            initializer=cut_out,
+            shape=(num_blocks, *self.grid.block_shape),
+            initializer=lambda shape, dtype=None: ops.convert_to_tensor(initial().blocks, dtype=dtype),
             dtype="float32",
             autocast=False,  # the kernels compute in float32 whatever the layer's policy
             regularizer=regularizer,
             constraint=constraint,
-            name=name,
+            name=self.name,
         )
+        return (self.blocks,)
 
     def _index_weight(self, layer, part, values):
         return layer.add_weight(
@@ -104,9 +111,12 @@ class BlockSparseWeight:
                 f"{self.name} stores {self.blocks.shape[0]} blocks, but the matrix has {matrix.num_blocks} blocks "
                 f"that are not zero. Make the layer with num_blocks={matrix.num_blocks}."
             )
-        self.blocks.assign(matrix.blocks)
+        self._assign_values(matrix)
         self.indices.assign(matrix.indices)
         self.indptr.assign(matrix.indptr)
+
+    def _assign_values(self, matrix):
+        self.blocks.assign(matrix.blocks)
 
 
 def elementwise_problem(constraint, regularizer):
