@@ -1,10 +1,12 @@
 // Several threads use one index and one plan at the same time, as the ops do: the index is kept between calls and
 // shared by all of them. Under ThreadSanitizer this also shows a read that is not one.
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "tests/cc/check.h"
@@ -12,6 +14,7 @@
 #include "tests/cc/sample.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/gather.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/isa.h"
+#include "tf_blocksparse/custom_ops/cc/kernels/parallel.h"
 
 namespace {
 
@@ -92,9 +95,54 @@ void ActiveTableIsChosenOnce() {
   for (const KernelTable* table : tables) CHECK_TRUE(table != nullptr && table == tables[0], "one table for all");
 }
 
+// How often each of n tasks was called.
+std::vector<int> Counts(const ParallelFor& parallel_for, int64_t n) {
+  std::vector<std::atomic<int>> counts(n);
+  parallel_for(n, [&](int64_t i) { counts[i].fetch_add(1); });
+  return std::vector<int>(counts.begin(), counts.end());
+}
+
+// A busy pool may run what it was given at once, after the call, or never.
+void HelpersMayComeLateOrNever() {
+  std::vector<std::function<void()>> kept;
+  std::vector<std::thread> threads;
+  const std::vector<std::function<void(std::function<void()>)>> pools = {
+      [](std::function<void()>) {},
+      [](std::function<void()> helper) { helper(); },
+      [&](std::function<void()> helper) { kept.push_back(std::move(helper)); },
+      [&](std::function<void()> helper) { threads.emplace_back(std::move(helper)); },
+  };
+  for (const auto& pool : pools) {
+    for (int64_t n : {1, 2, 3, 50}) {
+      for (int repeat = 0; repeat < 20; ++repeat) {
+        CHECK_TRUE(Counts(WithHelpers(pool), n) == std::vector<int>(n, 1), "each task once");
+      }
+    }
+  }
+  for (const std::function<void()>& helper : kept) helper();  // the tasks are long gone
+  for (std::thread& thread : threads) thread.join();
+}
+
+// The caller's thread does the first task, so that it meets the same part of the weights every time.
+void TheFirstTaskStays() {
+  std::vector<std::thread> threads;
+  const ParallelFor parallel_for =
+      WithHelpers([&](std::function<void()> helper) { threads.emplace_back(std::move(helper)); });
+  for (int repeat = 0; repeat < 100; ++repeat) {
+    std::thread::id first;
+    parallel_for(3, [&](int64_t i) {
+      if (i == 0) first = std::this_thread::get_id();
+    });
+    CHECK_TRUE(first == std::this_thread::get_id(), "the first task is the caller's");
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
 }  // namespace
 
 int main() {
+  HelpersMayComeLateOrNever();
+  TheFirstTaskStays();
   ActiveTableIsChosenOnce();
   for (const KernelTable* table : SupportedTables()) {
     Sample sample(table->isa);

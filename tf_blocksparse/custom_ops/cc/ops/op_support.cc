@@ -56,14 +56,8 @@ int64_t NumThreads(OpKernelContext* context) {
 
 ParallelFor IntraOpParallelFor(OpKernelContext* context) {
   auto* pool = context->device()->tensorflow_cpu_worker_threads()->workers;
-  return [pool](int64_t n, const std::function<void(int64_t)>& task) {
-    using Pool = tensorflow::thread::ThreadPool;
-    // Blocks of one: TensorFlow's own cost model would decide again what the drivers have decided.
-    pool->ParallelFor(n, Pool::SchedulingParams::Fixed(1),
-                      [&task](int64_t first, int64_t end) {
-                        for (int64_t i = first; i < end; ++i) task(i);
-                      });
-  };
+  // Not the pool's own ParallelFor, which waits for its threads to wake.
+  return WithHelpers([pool](std::function<void()> helper) { pool->Schedule(std::move(helper)); });
 }
 
 absl::Status AllocateWorkspace(OpKernelContext* context, int64_t floats, Tensor* holder, float** workspace) {
