@@ -95,13 +95,15 @@ void Threaded() {
       split += CheckProducts(MakeCase(500, 600, 3, height, width, batch, 0.6, order));
     }
   }
-  CHECK_TRUE(split >= 3 * cases, "the work was split");
+  if (sample.all()) CHECK_TRUE(split >= 3 * cases, "the work was split");
 }
 
 // A matrix so large that several tiles of x share a reading of it, and the work is split by lines.
 void LargeMatrix() {
+  Sample sample("large");
   for (const auto& [height, width] : std::vector<std::pair<int64_t, int64_t>>{{16, 16}, {4, 4}, {5, 7}}) {
     for (int64_t batch : {20, 170}) {
+      if (!sample.Takes()) continue;
       CheckProducts(MakeCase(1030, 1100, 2, height, width, batch, 1.0, Order::kColumn));
     }
   }
@@ -121,7 +123,7 @@ void ThreadedPatterns() {
       }
     }
   }
-  CHECK_TRUE(split >= cases, "the work was split");
+  if (sample.all()) CHECK_TRUE(split >= cases, "the work was split");
 }
 
 void FloatsAreClose() {

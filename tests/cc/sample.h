@@ -20,6 +20,7 @@ class Sample {
   }
 
   bool Takes() { return next_++ % every_ == 0; }
+  bool all() const { return every_ == 1; }
 
  private:
   uint64_t every_ = 1;
