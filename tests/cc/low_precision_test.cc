@@ -392,9 +392,9 @@ void BadPatterns() {
   }
   ColumnIndex index;
   index.grid = grid;
-  index.most_blocks = 16448;
+  index.max_entries = 16448;
   CHECK_TRUE(CheckInt8Sums(index).empty(), "65,792 rows");
-  index.most_blocks = 16449;
+  index.max_entries = 16449;
   CHECK_CONTAINS(CheckInt8Sums(index), "over 16449 blocks of height 4 may exceed 32 bits: at most 65793 rows");
 }
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tf_blocksparse.custom_ops.library import ops
 from tf_blocksparse.custom_ops.matmul import (
+    check_sizes,
     convert_pattern,
     inside_matrix,
     row_of_blocks,
@@ -57,7 +58,7 @@ def block_sparse_gather(ids, blocks, indices, indptr, in_features, out_features,
             f"`block_sparse_gather` expects `blocks` of dtype float32, got {blocks.dtype.name}. "
             "Convert it, by `tf.cast(blocks, tf.float32)`, or use `block_sparse_gather_reference`."
         )
-    _check_features(in_features, out_features)
+    check_sizes(in_features=in_features, out_features=out_features)
     rows = ops().block_sparse_gather(
         tf.reshape(ids, [-1]), blocks, indices, indptr,
         in_features=in_features, out_features=out_features, name=name,
@@ -95,7 +96,7 @@ def block_sparse_gather_reference(ids, blocks, indices, indptr, in_features, out
     with tf.name_scope(name or "block_sparse_gather_reference"):
         caller = "block_sparse_gather_reference"
         ids, blocks, indices, indptr = _convert(ids, blocks, indices, indptr, caller)
-        _check_features(in_features, out_features)
+        check_sizes(in_features=in_features, out_features=out_features)
         height, width = tf.shape(blocks)[1], tf.shape(blocks)[2]
         grid_rows = tf.size(indptr) - 1
         grid_columns = -(-out_features // width)
@@ -123,13 +124,6 @@ def _convert(ids, blocks, indices, indptr, caller):
     blocks = tf.convert_to_tensor(blocks, name="blocks")
     indices, indptr = convert_pattern(blocks, indices, indptr, caller)
     return ids, blocks, indices, indptr
-
-
-def _check_features(in_features, out_features):
-    """Refuses sizes that no matrix has."""
-    for argument, value in (("in_features", in_features), ("out_features", out_features)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"`{argument}` must be a positive int, got {value!r}.")
 
 
 def _with_shape_of(ids, rows, features):

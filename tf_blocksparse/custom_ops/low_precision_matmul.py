@@ -13,10 +13,18 @@ y = block_sparse_matmul_low_precision(
 import tensorflow as tf
 
 from tf_blocksparse.custom_ops.library import ops
+from tf_blocksparse.custom_ops.matmul import (
+    ACTIVATIONS,
+    check_features,
+    check_sizes,
+    convert_with_hint,
+    flatten,
+    row_of_blocks,
+    unflatten,
+)
 
 # Consecutive rows of a column that are stored side by side.
 _ROWS_PER_WORD = {tf.bfloat16: 2, tf.int8: 4}
-_ACTIVATIONS = {"linear": tf.identity, "relu": tf.nn.relu, "tanh": tf.tanh, "sigmoid": tf.sigmoid}
 
 
 def block_sparse_matmul_low_precision(
@@ -90,7 +98,7 @@ def block_sparse_matmul_low_precision(
     x, blocks, scales, indices, indptr, bias = _convert(x, blocks, scales, indices, indptr, bias, caller)
     activation = _check_options(blocks, block_height, out_features, gates, x_dtype, activation, caller)
     y = ops().block_sparse_low_precision_mat_mul(
-        _flatten(x), blocks, indices, indptr, scales, bias,
+        flatten(x), blocks, indices, indptr, scales, bias,
         block_height=block_height,
         out_features=out_features,
         gates=gates,
@@ -98,7 +106,7 @@ def block_sparse_matmul_low_precision(
         activation=activation,
         name=name,
     )  # [rows, out_features]  # fmt: skip
-    return _unflatten(y, x, out_features)
+    return unflatten(y, x, out_features)
 
 
 def block_sparse_matmul_low_precision_reference(
@@ -146,7 +154,7 @@ def block_sparse_matmul_low_precision_reference(
         caller = "block_sparse_matmul_low_precision_reference"
         x, blocks, scales, indices, indptr, bias = _convert(x, blocks, scales, indices, indptr, bias, caller)
         activation = _check_options(blocks, block_height, out_features, gates, x_dtype, activation, caller)
-        rows, row_scales = _take_rows(_flatten(x), x_dtype)  # [rows, in_features], [rows, 1]
+        rows, row_scales = _take_rows(flatten(x), x_dtype)  # [rows, in_features], [rows, 1]
         w = _dense(blocks, indices, indptr, block_height, tf.shape(rows)[1], out_features, gates)
         y = tf.matmul(rows, w)  # [rows, out_features]
         if blocks.dtype == tf.int8:
@@ -154,7 +162,7 @@ def block_sparse_matmul_low_precision_reference(
         y *= row_scales
         if bias.shape.rank is None or bias.shape[0] != 0:
             y += tf.cast(bias, tf.float64)
-        return _unflatten(tf.cast(_ACTIVATIONS[activation](y), tf.float32), x, out_features)
+        return unflatten(tf.cast(ACTIVATIONS[activation](y), tf.float32), x, out_features)
 
 
 @tf.RegisterGradient("BlockSparse>LowPrecisionMatMul")
@@ -173,10 +181,10 @@ def _convert(x, blocks, scales, indices, indptr, bias, caller):
     tensors = {
         "x": tf.convert_to_tensor(x, name="x"),
         "blocks": tf.convert_to_tensor(blocks, name="blocks"),
-        "scales": _convert_with_hint(scales, tf.float32, "scales"),
-        "indices": _convert_with_hint(indices, tf.int32, "indices"),
-        "indptr": _convert_with_hint(indptr, tf.int32, "indptr"),
-        "bias": no_bias if bias is None else _convert_with_hint(bias, tf.float32, "bias"),
+        "scales": convert_with_hint(scales, tf.float32, "scales"),
+        "indices": convert_with_hint(indices, tf.int32, "indices"),
+        "indptr": convert_with_hint(indptr, tf.int32, "indptr"),
+        "bias": no_bias if bias is None else convert_with_hint(bias, tf.float32, "bias"),
     }
     expected = {
         "x": ((tf.float32,), None, "[..., in_features]"),
@@ -196,51 +204,22 @@ def _convert(x, blocks, scales, indices, indptr, bias, caller):
     return tuple(tensors.values())
 
 
-def _convert_with_hint(values, dtype, name):
-    """Tensor of `values`. A dtype that they have is kept: a cast in every call would be slow."""
-    return tf.convert_to_tensor(values, dtype_hint=None if hasattr(values, "dtype") else dtype, name=name)
-
-
 def _check_options(blocks, block_height, out_features, gates, x_dtype, activation, caller):
     """Refuses what no matrix has; returns the activation's name."""
-    for argument, value in (("block_height", block_height), ("out_features", out_features), ("gates", gates)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"`{argument}` must be a positive int, got {value!r}.")
-    if out_features % gates:
-        raise ValueError(
-            f"`out_features` must be a multiple of `gates`, the number of matrices side by side, "
-            f"got out_features={out_features} and gates={gates}."
-        )
+    check_sizes(block_height=block_height)
+    check_features(out_features, gates)
     if x_dtype not in ("float32", blocks.dtype.name):
         raise ValueError(
             f"`{caller}` expects `x_dtype` 'float32' or, with {blocks.dtype.name} blocks, "
             f"'{blocks.dtype.name}', got {x_dtype!r}."
         )
     activation = "linear" if activation is None else activation
-    if activation not in _ACTIVATIONS:
+    if activation not in ACTIVATIONS:
         raise ValueError(
-            f"`activation` must be None or one of {list(_ACTIVATIONS)}, got {activation!r}. "
+            f"`activation` must be None or one of {list(ACTIVATIONS)}, got {activation!r}. "
             "Apply any other to the output."
         )
     return activation
-
-
-def _flatten(x):
-    """`x` as a matrix `[rows, features]`."""
-    if x.shape.rank == 2:
-        return x
-    features = x.shape[-1] if x.shape.rank is not None else None
-    return tf.reshape(x, [-1, tf.shape(x)[-1] if features is None else features])
-
-
-def _unflatten(y, x, features):
-    """`y` `[rows, features]` with the leading dimensions of `x`; static sizes are kept."""
-    if x.shape.rank == 2:
-        return y
-    if x.shape.rank is not None and x.shape[:-1].is_fully_defined():
-        return tf.reshape(y, [*x.shape[:-1], features])
-    y = tf.reshape(y, tf.concat([tf.shape(x)[:-1], [features]], axis=0))
-    return tf.ensure_shape(y, x.shape[:-1].concatenate(features))
 
 
 def _take_rows(x, x_dtype):
@@ -265,7 +244,7 @@ def _dense(blocks, indices, indptr, block_height, in_features, out_features, gat
     blocks = tf.cast(blocks[:, :block_height], tf.float64)  # [num_blocks, height, width]
     gate_features = out_features // gates
     gate_columns = -(-gate_features // width)
-    block_columns = tf.repeat(tf.range(tf.size(indptr) - 1), indptr[1:] - indptr[:-1])  # [num_blocks]
+    block_columns = row_of_blocks(indptr)  # [num_blocks]; the lines of indptr are columns here
     grid_rows = -(-in_features // block_height)
     grid = tf.scatter_nd(
         tf.stack([indices, block_columns], axis=1),

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tf_blocksparse.custom_ops.library import ops
 
-ACTIVATIONS = ("linear", "relu", "tanh", "sigmoid")
+ACTIVATIONS = {"linear": tf.identity, "relu": tf.nn.relu, "tanh": tf.tanh, "sigmoid": tf.sigmoid}
 ORDERS = ("row", "column")
 
 
@@ -72,15 +72,15 @@ def block_sparse_matmul(
     bias = [] if bias is None else [tf.convert_to_tensor(bias, name="bias")]
     for argument, tensor in (("x", x), ("blocks", blocks), *(("bias", b) for b in bias)):
         _check_float32(argument, tensor, "block_sparse_matmul")
-    _check_features(out_features, gates)
+    check_features(out_features, gates)
     _check_choice("activation", activation, ACTIVATIONS)
     _check_choice("order", order, ORDERS)
-    flat = x if x.shape.rank == 2 else _flatten(x)  # [rows, in_features]
+    flat = flatten(x)  # [rows, in_features]
     y = ops().block_sparse_mat_mul(
         flat, blocks, indices, indptr, bias,
         out_features=out_features, gates=gates, order=order, activation=activation, name=name,
     )  # [rows, out_features]  # fmt: skip
-    return y if x.shape.rank == 2 else _unflatten(y, x, out_features)
+    return unflatten(y, x, out_features)
 
 
 def block_sparse_matmul_reference(
@@ -120,10 +120,10 @@ def block_sparse_matmul_reference(
     with tf.name_scope(name or "block_sparse_matmul_reference"):
         caller = "block_sparse_matmul_reference"
         x, blocks, indices, indptr = _convert(x, blocks, indices, indptr, caller)
-        _check_features(out_features, gates)
+        check_features(out_features, gates)
         _check_choice("activation", activation, ACTIVATIONS)
         _check_choice("order", order, ORDERS)
-        flat = _flatten(x)  # [rows, in_features]
+        flat = flatten(x)  # [rows, in_features]
         height, width = _static_or_dynamic(blocks, 1), _static_or_dynamic(blocks, 2)
         block_rows, block_columns = row_of_blocks(indptr), indices  # [num_blocks]
         if order == "column":
@@ -148,8 +148,7 @@ def block_sparse_matmul_reference(
         sums = tf.reshape(sums, [tf.shape(flat)[0], gates, gate_columns * width])
         y = tf.reshape(sums[:, :, :gate_features], [tf.shape(flat)[0], out_features])
         y = y if bias is None else y + bias
-        y = y if activation == "linear" else getattr(tf.math if activation != "relu" else tf.nn, activation)(y)
-        return _unflatten(y, x, out_features)
+        return unflatten(ACTIVATIONS[activation](y), x, out_features)
 
 
 def row_of_blocks(indptr):
@@ -180,8 +179,8 @@ def _convert(x, blocks, indices, indptr, caller):
 
 def convert_pattern(blocks, indices, indptr, caller):
     """Tensors of `indices` and `indptr`, after checks of all three ranks."""
-    indices = _convert_integers(indices, "indices")
-    indptr = _convert_integers(indptr, "indptr")
+    indices = convert_with_hint(indices, tf.int32, "indices")
+    indptr = convert_with_hint(indptr, tf.int32, "indptr")
     for argument, tensor in (("indices", indices), ("indptr", indptr)):
         if tensor.dtype != tf.int32:
             raise TypeError(
@@ -202,9 +201,9 @@ def convert_pattern(blocks, indices, indptr, caller):
     return indices, indptr
 
 
-def _convert_integers(values, name):
+def convert_with_hint(values, dtype, name):
     """Tensor of `values`. A dtype that they have is kept: a cast in every call would be slow."""
-    hint = None if hasattr(values, "dtype") else tf.int32  # of [], above all
+    hint = None if hasattr(values, "dtype") else dtype  # of [], above all
     return tf.convert_to_tensor(values, dtype_hint=hint, name=name)
 
 
@@ -217,11 +216,16 @@ def _check_float32(argument, tensor, caller):
         )
 
 
-def _check_features(out_features, gates):
+def check_sizes(**sizes):
     """Refuses sizes that no matrix has."""
-    for argument, value in (("out_features", out_features), ("gates", gates)):
+    for argument, value in sizes.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"`{argument}` must be a positive int, got {value!r}.")
+
+
+def check_features(out_features, gates):
+    """Refuses columns that are no whole number of gates."""
+    check_sizes(out_features=out_features, gates=gates)
     if out_features % gates:
         raise ValueError(
             f"`out_features` must be a multiple of `gates`, the number of matrices side by side, "
@@ -240,8 +244,10 @@ def _static_or_dynamic(tensor, axis):
     return tensor.shape[axis] if tensor.shape[axis] is not None else tf.shape(tensor)[axis]
 
 
-def _flatten(x):
+def flatten(x):
     """`x` as a matrix `[rows, features]`; static sizes are kept."""
+    if x.shape.rank == 2:
+        return x
     if x.shape.rank is None:
         return tf.reshape(x, [-1, tf.shape(x)[-1]])
     features = _static_or_dynamic(x, -1)
@@ -251,8 +257,10 @@ def _flatten(x):
     return tf.reshape(x, [rows, features])
 
 
-def _unflatten(y, x, features):
+def unflatten(y, x, features):
     """`y` `[rows, features]` with the leading dimensions of `x`; static sizes are kept."""
+    if x.shape.rank == 2:
+        return y
     if x.shape.rank is not None and x.shape[:-1].is_fully_defined():
         return tf.reshape(y, [*x.shape[:-1], features])
     y = tf.reshape(y, tf.concat([tf.shape(x)[:-1], [features]], axis=0))

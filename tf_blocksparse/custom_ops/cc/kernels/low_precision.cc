@@ -101,19 +101,6 @@ double EstimateNanoseconds(const LowPrecisionPlan& plan) {
   return bytes / 60.0 + elements / (plan.x_type == XType::kInt8 ? 90.0 : 30.0);
 }
 
-// Runs of block columns with about equal numbers of blocks.
-std::vector<int64_t> SplitColumns(const ColumnIndex& index, int64_t parts) {
-  const int64_t columns = index.grid.columns.lines;
-  std::vector<int64_t> bounds(parts + 1, 0);
-  for (int64_t p = 1; p < parts; ++p) {
-    const int64_t target = index.num_blocks * p / parts;
-    const auto at = std::lower_bound(index.start.begin(), index.start.end(), target);
-    bounds[p] = std::min(columns, std::max<int64_t>(bounds[p - 1], at - index.start.begin()));
-  }
-  bounds[parts] = columns;
-  return bounds;
-}
-
 void SplitWork(int64_t threads, LowPrecisionPlan* plan) {
   // Waking a thread costs 50 us at worst.
   constexpr double kMinNanosecondsPerWorker = 30000.0;
@@ -124,7 +111,7 @@ void SplitWork(int64_t threads, LowPrecisionPlan* plan) {
   if (plan->split_columns) plan->workers = std::min(plan->workers, plan->index->grid.columns.lines);
   if (plan->workers == 1) return;
   if (plan->split_columns) {
-    plan->bounds = SplitColumns(*plan->index, plan->workers);
+    plan->bounds = SplitLines(*plan->index, plan->workers);
     return;
   }
   for (int64_t p = 0; p < plan->workers; ++p) {

@@ -22,7 +22,7 @@
 #include <string>
 #include <vector>
 
-#include "tf_blocksparse/custom_ops/cc/kernels/bsr.h"
+#include "tf_blocksparse/custom_ops/cc/kernels/block_index.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/epilogue.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/low_precision_kernels.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/parallel.h"
@@ -35,15 +35,10 @@ enum class XType { kFloat32, kBfloat16, kInt8 };
 // Rows of a column in one word.
 inline int64_t RowsPerWord(BlockType type) { return type == BlockType::kBfloat16 ? 2 : 4; }
 
-// Where the blocks of each block column are: a few numbers a column, none a block.
-struct ColumnIndex {
-  Grid grid;
-  int64_t num_blocks = 0;
-  int64_t most_blocks = 0;         // of a column
-  std::vector<int32_t> start;      // [columns + 1], a copy of indptr
-  std::vector<int32_t> full_end;   // [columns] as in LowPrecisionJob
-  std::vector<int32_t> y_offset;   // [columns] first feature
-  std::vector<int32_t> extent;     // [columns] features
+// The walk by block column, in stored order: a few numbers a column, none a block.
+struct ColumnIndex : BlockIndex {
+  std::vector<int32_t> y_offset;  // [columns] first feature
+  std::vector<int32_t> extent;    // [columns] features
 };
 
 // Checks all of both arrays. Returns an empty string, or the text of an error that names the first bad element.

@@ -1,11 +1,6 @@
 #include "tf_blocksparse/custom_ops/cc/ops/block_index_cache.h"
 
-#include <utility>
-
-#include "tf_blocksparse/custom_ops/cc/ops/op_support.h"
-
 namespace blocksparse {
-namespace {
 
 using tensorflow::Tensor;
 
@@ -13,42 +8,19 @@ bool SameBuffer(const Tensor& a, const Tensor& b) {
   return a.data() == b.data() && a.NumElements() == b.NumElements();
 }
 
-bool SameAxis(const Axis& a, const Axis& b) {
-  return a.features == b.features && a.block == b.block && a.gates == b.gates;
+bool SameGrid(const Grid& a, const Grid& b) {
+  const auto same = [](const Axis& a, const Axis& b) {
+    return a.features == b.features && a.block == b.block && a.gates == b.gates;
+  };
+  return same(a.rows, b.rows) && same(a.columns, b.columns);
 }
 
-}  // namespace
-
-std::shared_ptr<const BlockIndex> BlockIndexCache::Find(const Grid& grid, const Tensor& indices,
-                                                        const Tensor& indptr) {
-  absl::MutexLock lock(&mutex_);
-  for (auto entry = entries_.begin(); entry != entries_.end(); ++entry) {
-    const Grid& held = entry->index->grid;
-    if (SameBuffer(entry->indptr, indptr) && SameBuffer(entry->indices, indices) &&
-        SameAxis(held.rows, grid.rows) && SameAxis(held.columns, grid.columns)) {
-      entries_.splice(entries_.begin(), entries_, entry);
-      return entry->index;
-    }
-  }
-  return nullptr;
-}
-
-absl::Status BlockIndexCache::Get(const Grid& grid, const Tensor& indices, const Tensor& indptr,
-                                  std::shared_ptr<const BlockIndex>* index) {
-  *index = Find(grid, indices, indptr);
-  if (*index != nullptr) return absl::OkStatus();
-  // Built without the lock: two calls at once may both build, which costs time and no more.
-  auto built = std::make_shared<BlockIndex>();
-  const std::string error = BuildBlockIndex(grid, order_, indptr.unaligned_flat<int32_t>().data(),
-                                            indptr.NumElements(), indices.unaligned_flat<int32_t>().data(),
-                                            indices.NumElements(), by_column_, built.get());
-  if (!error.empty()) return InvalidIf(error);
-  *index = std::move(built);
-  absl::MutexLock lock(&mutex_);
-  entries_.push_front({indices, indptr, *index});
-  if (entries_.size() > kMaxEntries) entries_.pop_back();
-  return absl::OkStatus();
-}
+BlockIndexCache::BlockIndexCache(Order order, bool by_column)
+    : IndexCache([order, by_column](const Grid& grid, const int32_t* indptr, int64_t indptr_size,
+                                    const int32_t* indices, int64_t num_blocks, BlockIndex* index) {
+        return BuildBlockIndex(grid, order, indptr, indptr_size, indices, num_blocks, by_column, index);
+      }),
+      order_(order) {}
 
 absl::Status BlockIndexCache::Check(const Grid& grid, const Tensor& indices, const Tensor& indptr) const {
   return InvalidIf(CheckBsr(grid, order_, indptr.unaligned_flat<int32_t>().data(), indptr.NumElements(),

@@ -2,18 +2,16 @@
 //
 // Every input may come from a stranger's SavedModel: all of it is checked before the kernels see it. What the kernels
 // index with is a checked copy (indptr) or kept inside of x when it is read (indices).
-#include <list>
 #include <memory>
 #include <string>
-#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/low_precision.h"
+#include "tf_blocksparse/custom_ops/cc/ops/block_index_cache.h"
 #include "tf_blocksparse/custom_ops/cc/ops/op_support.h"
 
 namespace blocksparse {
@@ -93,60 +91,10 @@ REGISTER_OP("BlockSparse>LowPrecisionMatMul")
     .Attr("activation: {'linear', 'relu', 'tanh', 'sigmoid'} = 'linear'")
     .SetShapeFn(InferShape);
 
-// Found by the identity of the buffers, which is sound as it is in BlockIndexCache.
-class ColumnIndexCache {
- public:
-  absl::Status Get(const Grid& grid, const Tensor& indices, const Tensor& indptr,
-                   std::shared_ptr<const ColumnIndex>* index) {
-    *index = Find(grid, indices, indptr);
-    if (*index != nullptr) return absl::OkStatus();
-    auto built = std::make_shared<ColumnIndex>();
-    TF_RETURN_IF_ERROR(InvalidIf(BuildColumnIndex(grid, indptr.unaligned_flat<int32_t>().data(),
-                                                  indptr.NumElements(), indices.unaligned_flat<int32_t>().data(),
-                                                  indices.NumElements(), built.get())));
-    *index = std::move(built);
-    absl::MutexLock lock(&mutex_);
-    entries_.push_front({indices, indptr, *index});
-    if (entries_.size() > kMaxEntries) entries_.pop_back();
-    return absl::OkStatus();
-  }
-
- private:
-  // In eager mode one kernel object serves all layers whose attributes are equal.
-  static constexpr size_t kMaxEntries = 8;
-
-  struct Entry {
-    Tensor indices;
-    Tensor indptr;
-    std::shared_ptr<const ColumnIndex> index;
-  };
-
-  static bool SameBuffer(const Tensor& a, const Tensor& b) {
-    return a.data() == b.data() && a.NumElements() == b.NumElements();
-  }
-
-  std::shared_ptr<const ColumnIndex> Find(const Grid& grid, const Tensor& indices, const Tensor& indptr) {
-    absl::MutexLock lock(&mutex_);
-    for (auto entry = entries_.begin(); entry != entries_.end(); ++entry) {
-      const Grid& held = entry->index->grid;
-      if (SameBuffer(entry->indptr, indptr) && SameBuffer(entry->indices, indices) &&
-          held.rows.features == grid.rows.features && held.rows.block == grid.rows.block &&
-          held.columns.features == grid.columns.features && held.columns.block == grid.columns.block &&
-          held.columns.gates == grid.columns.gates) {
-        entries_.splice(entries_.begin(), entries_, entry);
-        return entry->index;
-      }
-    }
-    return nullptr;
-  }
-
-  absl::Mutex mutex_;
-  std::list<Entry> entries_;  // last used first
-};
-
 class LowPrecisionMatMulOp : public OpKernel {
  public:
-  explicit LowPrecisionMatMulOp(OpKernelConstruction* construction) : OpKernel(construction) {
+  explicit LowPrecisionMatMulOp(OpKernelConstruction* construction)
+      : OpKernel(construction), cache_(BuildColumnIndex) {
     tensorflow::DataType type;
     std::string x_dtype;
     std::string activation;
@@ -227,7 +175,7 @@ class LowPrecisionMatMulOp : public OpKernel {
   Activation activation_ = Activation::kLinear;
   const KernelTable* table_ = nullptr;
   LowPrecisionTables tables_;
-  ColumnIndexCache cache_;
+  IndexCache<ColumnIndex> cache_;
 };
 
 #define REGISTER_LOW_PRECISION(TYPE)                                                              \
