@@ -41,6 +41,16 @@ const MicroKernel* AnyShapeKernel(const KernelTable& table, Kind kind, int64_t b
   return nullptr;
 }
 
+const MicroKernel* KernelLike(const KernelTable& table, const MicroKernel& like, int64_t height, int64_t width) {
+  for (int64_t i = 0; i < table.num_kernels; ++i) {
+    const MicroKernel& kernel = table.kernels[i];
+    if (kernel.kind == like.kind && kernel.batch == like.batch && ServesShape(kernel.shape, height, width)) {
+      return &kernel;
+    }
+  }
+  return AnyShapeKernel(table, like.kind, like.batch);
+}
+
 double EstimateNanoseconds(const KernelTable& table, double elements, double batch) {
   // One core's L2/L3 bandwidth, and two multiply-adds of a vector each cycle at 3 GHz, both at two thirds.
   const double multiply_adds_per_ns = 4.0 * static_cast<double>(table.lanes);

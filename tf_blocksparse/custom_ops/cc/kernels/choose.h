@@ -16,6 +16,9 @@ const MicroKernel* ChooseKernel(const KernelTable& table, Kind kind, int64_t hei
 // does `batch` rows a call. Null if there is none: the list must have one for each tile size.
 const MicroKernel* AnyShapeKernel(const KernelTable& table, Kind kind, int64_t batch);
 
+// A kernel for blocks of this shape of the same kind as `like`, for as many rows; one for any shape if there is no other.
+const MicroKernel* KernelLike(const KernelTable& table, const MicroKernel& like, int64_t height, int64_t width);
+
 // One thread's time for `elements` stored numbers times `batch` rows.
 double EstimateNanoseconds(const KernelTable& table, double elements, double batch);
 

@@ -1,23 +1,15 @@
 #include "tf_blocksparse/custom_ops/cc/kernels/matmul.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "tf_blocksparse/custom_ops/cc/kernels/choose.h"
+#include "tf_blocksparse/custom_ops/cc/kernels/line_product.h"
 
 namespace blocksparse {
 namespace {
 
 // Output features gathered in the first-level cache before they are transposed back to row-major order.
 constexpr int64_t kGroupFeatures = 64;
-
-bool IsTile(const MicroKernel& kernel) { return kernel.kind != Kind::kProductRows; }
-
-bool AnyShape(const MicroKernel& kernel) { return kernel.shape.height == 0; }
-
-int64_t MaxOutputs(const MicroKernel& kernel, const Axis& lines) {
-  return AnyShape(kernel) ? std::min(lines.block, lines.gate_features) : lines.block;
-}
 
 // Blocks of W that are walked before the next batch rows: as many as stay in the second-level cache.
 constexpr int64_t kPanelFloats = 512 * 1024 / 4;
@@ -34,72 +26,56 @@ int64_t PanelEnd(const BlockIndex& index, int64_t line, int64_t end_line, int64_
   return std::max<int64_t>(end - index.start.begin() - 1, line + 1);
 }
 
+struct LineRange {
+  int64_t first;
+  int64_t end;
+};
+
 // One worker's part of a run.
 class ProductWorker {
  public:
   ProductWorker(const ProductPlan& plan, const float* x, const float* blocks, const Epilogue& epilogue, float* y,
                 float* workspace)
-      : plan_(plan), index_(*plan.index), lines_(plan.index->line_axis()), x_(x), blocks_(blocks),
-        epilogue_(epilogue), y_(y), tile_(workspace), output_(workspace + plan.tile_floats),
-        list_(reinterpret_cast<int32_t*>(workspace + plan.tile_floats + plan.output_floats)) {
-    job_.height = index_.grid.rows.block;
-    job_.width = index_.grid.columns.block;
-  }
+      : plan_(plan), index_(*plan.index), lines_(plan.index->line_axis()), x_(x), epilogue_(epilogue), y_(y),
+        product_(*plan.table, *plan.index, blocks), tile_(workspace), output_(workspace + plan.tile_floats),
+        list_(reinterpret_cast<int32_t*>(workspace + plan.tile_floats + plan.output_floats)) {}
 
-  // The lines [first, end) for the segments [first_segment, end_segment): as many tiles of x as the second-level cache
+  // The lines of all ranges for the segments [first_segment, end_segment): as many tiles of x as the second-level cache
   // holds serve all lines before the next are packed; row-major x is small, so there a panel of W serves all rows
   // before the next.
-  void Run(int64_t first_segment, int64_t end_segment, int64_t first_line, int64_t end_line) {
+  void Run(int64_t first_segment, int64_t end_segment, const std::vector<LineRange>& ranges) {
     int64_t rows_left = 0;
     for (int64_t s = first_segment; s < end_segment;) {
       const int64_t tiles = CountTiles(s, end_segment);
-      if (tiles > 0) RunTiles(s, tiles, first_line, end_line);
+      if (tiles > 0) RunTiles(s, tiles, ranges);
       rows_left += tiles == 0;
       s += std::max<int64_t>(tiles, 1);
     }
     if (rows_left == 0) return;
-    const int64_t entries = std::min(kPanelEntries, std::max<int64_t>(kPanelFloats / job_.height / job_.width, 1));
-    for (int64_t line = first_line, end = 0; line < end_line; line = end) {
-      end = PanelEnd(index_, line, end_line, entries);
-      LoadPanel(line, end);
+    for (const LineRange& range : ranges) RunRowsOf(first_segment, end_segment, range);
+  }
+
+ private:
+  void RunRowsOf(int64_t first_segment, int64_t end_segment, const LineRange& range) {
+    const int64_t entries =
+        std::min(kPanelEntries, std::max<int64_t>(kPanelFloats / index_.grid.block_elements(), 1));
+    for (int64_t line = range.first, end = 0; line < range.end; line = end) {
+      end = PanelEnd(index_, line, range.end, entries);
+      product_.Load(line, end, list_);
       for (int64_t s = first_segment; s < end_segment; ++s) {
         if (!IsTile(*plan_.segments[s].kernel)) RunRows(plan_.segments[s], line, end);
       }
     }
   }
 
- private:
-  void LoadPanel(int64_t first_line, int64_t end_line) {
-    const int64_t base = index_.start[first_line];
-    job_.base = base;
-    job_.offset = index_.Offsets(first_line, end_line, list_);
-    job_.position = index_.in_stored_order() ? nullptr : index_.position.data() + base;
-    job_.blocks = blocks_ + (index_.in_stored_order() ? base * index_.grid.block_elements() : 0);
-  }
-
   void RunRows(const Segment& segment, int64_t first_line, int64_t end_line) {
     const int64_t in = index_.other_axis().features;
     const int64_t out = lines_.features;
-    job_.x = x_ + segment.first_row * in;
-    job_.x_stride = in;
-    job_.rows = segment.rows;
-    for (int64_t line = first_line, count = 0; line < end_line; line += count) {
-      count = EqualLines(line, end_line);
-      const int64_t extent = lines_.Extent(line);
-      const int64_t outputs = AnyShape(*segment.kernel) ? extent : lines_.block;
-      float* y = y_ + segment.first_row * out + lines_.Offset(line);
-      // A kernel for one shape writes whole blocks: at the ragged edge beside y, and the real part is copied.
-      const bool beside = outputs != extent;
-      job_.y = beside ? output_ : y;
-      job_.y_stride = beside ? outputs : out;
-      RunLines(*segment.kernel, line, count, outputs, 1);
-      if (beside) {
-        for (int64_t b = 0; b < segment.rows; ++b) {
-          std::memcpy(y + b * out, output_ + b * outputs, extent * sizeof(float));
-        }
-      }
-      epilogue_.Apply(*plan_.table, y, out, segment.rows, lines_.Offset(line), count * extent);
-    }
+    const int64_t first_feature = lines_.Offset(first_line);
+    float* y = y_ + segment.first_row * out + first_feature;
+    const int64_t features = product_.Rows(*segment.kernel, x_ + segment.first_row * in, in, segment.rows, first_line,
+                                           end_line, y, out, output_);
+    epilogue_.Apply(*plan_.table, y, out, segment.rows, first_feature, features);
   }
 
   // Segments from `first` on that are tiles of one size and fit the workspace together.
@@ -114,93 +90,51 @@ class ProductWorker {
     return count;
   }
 
-  void RunTiles(int64_t first_segment, int64_t tiles, int64_t first_line, int64_t end_line) {
+  void RunTiles(int64_t first_segment, int64_t tiles, const std::vector<LineRange>& ranges) {
     const int64_t in = index_.other_axis().features;
     const int64_t lanes = plan_.segments[first_segment].kernel->batch;
     for (int64_t t = 0; t < tiles; ++t) {
       const Segment& segment = plan_.segments[first_segment + t];
       plan_.table->pack(x_ + segment.first_row * in, in, segment.rows, in, lanes, tile_ + t * in * lanes);
     }
-    job_.x_stride = lanes;
-    job_.y_stride = lanes;
-    job_.rows = lanes;
-    for (int64_t line = first_line, end = 0; line < end_line; line = end) {
-      end = PanelEnd(index_, line, end_line, kPanelEntries);
-      LoadPanel(line, end);
-      for (int64_t next = line; line < end; line = next) {
+    for (const LineRange& range : ranges) RunTilesOf(first_segment, tiles, range);
+  }
+
+  void RunTilesOf(int64_t first_segment, int64_t tiles, const LineRange& range) {
+    const int64_t tile_floats = index_.other_axis().features * plan_.segments[first_segment].kernel->batch;
+    const int64_t group = (kGroupFeatures + lines_.block - 1) / lines_.block;
+    for (int64_t line = range.first, end = 0; line < range.end; line = end) {
+      end = PanelEnd(index_, line, range.end, kPanelEntries);
+      product_.Load(line, end, list_);
+      for (int64_t first = line; first < end; first += group) {
         for (int64_t t = 0; t < tiles; ++t) {
-          job_.x = tile_ + t * in * lanes;
-          next = RunTileGroup(plan_.segments[first_segment + t], line, end);
+          RunTileGroup(plan_.segments[first_segment + t], tile_ + t * tile_floats, first, std::min(first + group, end));
         }
       }
     }
   }
 
-  // Some lines, about kGroupFeatures features of y. Returns the line after them.
-  int64_t RunTileGroup(const Segment& segment, int64_t line, int64_t end_line) {
+  // Some lines, about kGroupFeatures features of y.
+  void RunTileGroup(const Segment& segment, const float* tile, int64_t line, int64_t end_line) {
     const int64_t lanes = segment.kernel->batch;
     const int64_t out = lines_.features;
     const int64_t first_feature = lines_.Offset(line);
-    int64_t features = 0;
-    // In order: where a line is ragged, the next one overwrites what its kernel wrote beyond the real part.
-    while (line < end_line && features < kGroupFeatures) {
-      const int64_t wanted = (kGroupFeatures - features + lines_.block - 1) / lines_.block;
-      const int64_t count = EqualLines(line, std::min(end_line, line + wanted));
-      const int64_t extent = lines_.Extent(line);
-      job_.y = output_ + features * lanes;
-      RunLines(*segment.kernel, line, count, AnyShape(*segment.kernel) ? extent : lines_.block, lanes);
-      line += count;
-      features += count * extent;
-    }
+    const int64_t features = product_.Tile(*segment.kernel, tile, line, end_line, output_);
     float* y = y_ + segment.first_row * out + first_feature;
     plan_.table->unpack(output_, lanes, segment.rows, features, y, out);
     epilogue_.Apply(*plan_.table, y, out, segment.rows, first_feature, features);
-    return line;
-  }
-
-  // How many lines from `line` on lie side by side in y: full ones of one gate, or one ragged.
-  int64_t EqualLines(int64_t line, int64_t end_line) const {
-    if (lines_.Extent(line) != lines_.block) return 1;
-    const int64_t gate_end = (line / lines_.gate_lines + 1) * lines_.gate_lines;
-    const int64_t full_end = gate_end - lines_.ragged();
-    return std::min(full_end, end_line) - line;
-  }
-
-  // Lines of `outputs` features each; a feature of job_.y is `step` floats after the one before.
-  void RunLines(const MicroKernel& kernel, int64_t line, int64_t count, int64_t outputs, int64_t step) {
-    job_.start = index_.start.data() + line;
-    job_.end = index_.full_end.data() + line;
-    job_.lines = count;
-    job_.depth = index_.other_axis().block;
-    job_.outputs = outputs;
-    job_.accumulate = false;
-    kernel.product(job_);
-    if (!index_.other_axis().ragged()) return;
-    // Blocks at the edge that is summed over: only their real part, since the rest may hold anything.
-    const MicroKernel* edge = AnyShapeKernel(*plan_.table, kernel.kind, kernel.batch);
-    for (int64_t l = line; l < line + count; ++l, job_.y += outputs * step) {
-      if (index_.full_end[l] == index_.start[l + 1]) continue;
-      job_.start = index_.full_end.data() + l;
-      job_.end = index_.start.data() + l + 1;
-      job_.lines = 1;
-      job_.depth = index_.other_axis().EdgeExtent();
-      job_.outputs = lines_.Extent(l);
-      job_.accumulate = true;
-      edge->product(job_);
-    }
   }
 
   const ProductPlan& plan_;
   const BlockIndex& index_;
   const Axis& lines_;
   const float* x_;
-  const float* blocks_;
   const Epilogue& epilogue_;
   float* y_;
+  LineProduct product_;
   float* tile_;
   float* output_;
   int32_t* list_;
-  ProductJob job_ = {};
 };
 
 int64_t WorkerFloats(const ProductPlan& plan) { return plan.tile_floats + plan.output_floats + plan.list_floats; }
@@ -238,16 +172,17 @@ int64_t PlanSegments(ProductPlan* plan) {
     plan->segments.push_back({kernel, row, rows});
     computed += std::max(rows, kernel->batch);
     row += rows;
-    const int64_t outputs = MaxOutputs(*kernel, lines);
+    const int64_t slack = LineProduct::SlackFloats(*kernel, lines);
+    int64_t output = slack;
     if (IsTile(*kernel)) {
       const int64_t tile = index.other_axis().features * kernel->batch;
       const int64_t fit = Elements(index) > kLargeMatrix ? std::max<int64_t>(kTilesFloats / tile, 1) : 1;
       const int64_t tiles = std::min(fit, (plan->batch - 1) / kernel->batch + 1);
       plan->tile_floats = std::max(plan->tile_floats, tile * tiles);
-      plan->output_floats = std::max(plan->output_floats, (kGroupFeatures + outputs) * kernel->batch);
-    } else if (!AnyShape(*kernel)) {
-      plan->output_floats = std::max(plan->output_floats, outputs * rows);
+      // A group of lines is less than a line longer than wanted.
+      output += (kGroupFeatures + std::min(lines.block, lines.gate_features)) * kernel->batch;
     }
+    plan->output_floats = std::max(plan->output_floats, output);
   }
   return computed;
 }
@@ -301,15 +236,36 @@ void RunProduct(const ProductPlan& plan, const float* x, const float* blocks, co
     const int64_t end = plan.bounds[worker + 1];
     const int64_t segments = static_cast<int64_t>(plan.segments.size());
     if (plan.split_lines) {
-      part.Run(0, segments, first, end);
+      part.Run(0, segments, {{first, end}});
     } else {
-      part.Run(first, end, 0, lines);
+      part.Run(first, end, {{0, lines}});
     }
   };
   if (plan.workers == 1) {
     work(0);
   } else {
     parallel_for(plan.workers, work);
+  }
+}
+
+void RunProductLines(const ProductPlan& plan, int64_t first_line, int64_t end_line, const float* x,
+                     const float* blocks, float* y, float* workspace) {
+  const Axis& lines = plan.index->line_axis();
+  std::vector<LineRange> ranges;
+  for (int64_t gate = 0; gate < lines.gates; ++gate) {
+    ranges.push_back({gate * lines.gate_lines + first_line, gate * lines.gate_lines + end_line});
+  }
+  if (!plan.segments.empty()) {
+    const Epilogue none;
+    ProductWorker(plan, x, blocks, none, y, workspace).Run(0, static_cast<int64_t>(plan.segments.size()), ranges);
+    return;
+  }
+  for (int64_t row = 0; row < plan.batch; ++row) {
+    for (const LineRange& range : ranges) {
+      for (int64_t line = range.first; line < range.end; ++line) {
+        std::fill_n(y + row * lines.features + lines.Offset(line), lines.Extent(line), 0.0f);
+      }
+    }
   }
 }
 

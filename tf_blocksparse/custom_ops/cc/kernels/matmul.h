@@ -44,6 +44,10 @@ ProductPlan PlanProduct(const KernelTable& table, const BlockIndex& index, int64
 void RunProduct(const ProductPlan& plan, const float* x, const float* blocks, const Epilogue& epilogue, float* y,
                 float* workspace, const ParallelFor& parallel_for);
 
+// The lines [first, end) of each gate of y alone, without an epilogue, by the calling thread; the plan is one for one thread.
+void RunProductLines(const ProductPlan& plan, int64_t first_line, int64_t end_line, const float* x,
+                     const float* blocks, float* y, float* workspace);
+
 struct GradPlan {
   const KernelTable* table;
   const BlockIndex* index;  // by row

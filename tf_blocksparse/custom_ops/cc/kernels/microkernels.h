@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "tf_blocksparse/custom_ops/cc/kernels/cells.h"
+
 namespace blocksparse {
 
 // The blocks of a line: block k is the position[k]-th of `blocks`, or the k-th where position is null, and meets the
@@ -82,8 +84,6 @@ struct MicroKernel {
   GradKernel grad;
 };
 
-enum class Activation { kLinear, kRelu, kTanh, kSigmoid };
-
 struct KernelTable {
   const char* isa;
   int64_t lanes;
@@ -96,6 +96,9 @@ struct KernelTable {
   void (*unpack)(const float* tile, int64_t lanes, int64_t rows, int64_t features, float* y, int64_t stride);
   // y[r * stride + f] = activation(y[r * stride + f] + bias[f]); without bias where it is null.
   void (*finish)(float* y, int64_t stride, int64_t rows, int64_t features, const float* bias, Activation activation);
+  // A step of a recurrent cell; and back, where `inner` is a multiple of the vector's lanes.
+  void (*cell)(const CellJob& job);
+  void (*cell_grad)(const CellGradJob& job);
 };
 
 extern const KernelTable kGenericTable;

@@ -54,11 +54,19 @@ int64_t NumThreads(OpKernelContext* context) {
   return context->device()->tensorflow_cpu_worker_threads()->num_threads;
 }
 
-ParallelFor IntraOpParallelFor(OpKernelContext* context) {
+namespace {
+
+std::function<void(std::function<void()>)> Schedule(OpKernelContext* context) {
   auto* pool = context->device()->tensorflow_cpu_worker_threads()->workers;
-  // Not the pool's own ParallelFor, which waits for its threads to wake.
-  return WithHelpers([pool](std::function<void()> helper) { pool->Schedule(std::move(helper)); });
+  return [pool](std::function<void()> helper) { pool->Schedule(std::move(helper)); };
 }
+
+}  // namespace
+
+// Not the pool's own ParallelFor, which waits for its threads to wake.
+ParallelFor IntraOpParallelFor(OpKernelContext* context) { return WithHelpers(Schedule(context)); }
+
+RunTeam IntraOpTeam(OpKernelContext* context) { return TeamOf(Schedule(context)); }
 
 absl::Status AllocateWorkspace(OpKernelContext* context, int64_t floats, Tensor* holder, float** workspace) {
   *workspace = nullptr;
@@ -70,20 +78,24 @@ absl::Status AllocateWorkspace(OpKernelContext* context, int64_t floats, Tensor*
 
 absl::Status MatrixShapes(InferenceContext* c, int first, DimensionOrConstant in_features,
                           DimensionOrConstant out_features) {
-  ShapeHandle blocks;
-  ShapeHandle indices;
-  ShapeHandle indptr;
-  DimensionHandle num_blocks;
   int64_t gates = 1;
   std::string order = "row";
   c->GetAttr("gates", &gates).IgnoreError();  // the ops that have none stand for the defaults
   c->GetAttr("order", &order).IgnoreError();
+  return MatrixShapes(c, first, in_features, out_features, gates, order == "row");
+}
+
+absl::Status MatrixShapes(InferenceContext* c, int first, DimensionOrConstant in_features,
+                          DimensionOrConstant out_features, int64_t gates, bool by_row) {
+  ShapeHandle blocks;
+  ShapeHandle indices;
+  ShapeHandle indptr;
+  DimensionHandle num_blocks;
   TF_RETURN_IF_ERROR(c->WithRank(c->input(first), 3, &blocks));
   TF_RETURN_IF_ERROR(c->WithRank(c->input(first + 1), 1, &indices));
   TF_RETURN_IF_ERROR(c->WithRank(c->input(first + 2), 1, &indptr));
   TF_RETURN_IF_ERROR(c->Merge(c->Dim(blocks, 0), c->Dim(indices, 0), &num_blocks));
   // A size that is unknown or refused when the op runs leaves the other one to be checked.
-  const bool by_row = order == "row";
   const int64_t features = c->Value(by_row ? in_features : out_features);
   const int64_t block = c->Value(c->Dim(blocks, by_row ? 1 : 2));
   if (c->Value(out_features) > 0) {

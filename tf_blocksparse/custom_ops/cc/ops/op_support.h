@@ -10,6 +10,7 @@
 #include "tf_blocksparse/custom_ops/cc/kernels/bsr.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/microkernels.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/parallel.h"
+#include "tf_blocksparse/custom_ops/cc/kernels/team.h"
 
 namespace blocksparse {
 
@@ -36,6 +37,7 @@ absl::Status GetTable(const KernelTable** table);
 // The intra-op threads of the op's device.
 int64_t NumThreads(tensorflow::OpKernelContext* context);
 ParallelFor IntraOpParallelFor(tensorflow::OpKernelContext* context);
+RunTeam IntraOpTeam(tensorflow::OpKernelContext* context);
 
 // Scratch memory from TensorFlow's allocator, which says so when there is none; kept alive by `holder`.
 absl::Status AllocateWorkspace(tensorflow::OpKernelContext* context, int64_t floats, tensorflow::Tensor* holder,
@@ -48,6 +50,11 @@ absl::Status AllocateWorkspace(tensorflow::OpKernelContext* context, int64_t flo
 absl::Status MatrixShapes(tensorflow::shape_inference::InferenceContext* c, int first,
                           tensorflow::shape_inference::DimensionOrConstant in_features,
                           tensorflow::shape_inference::DimensionOrConstant out_features);
+
+// The same with gates and order given: by_row says what indptr counts.
+absl::Status MatrixShapes(tensorflow::shape_inference::InferenceContext* c, int first,
+                          tensorflow::shape_inference::DimensionOrConstant in_features,
+                          tensorflow::shape_inference::DimensionOrConstant out_features, int64_t gates, bool by_row);
 
 }  // namespace blocksparse
 

@@ -1,0 +1,251 @@
+// BlockSparse>Rnn, BlockSparse>Gru, BlockSparse>Lstm: a recurrent layer over a whole sequence.
+//
+// Every input may come from a stranger's SavedModel: all of it is checked before the kernels see it.
+#include <memory>
+#include <string>
+
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/shape_inference.h"
+#include "tf_blocksparse/custom_ops/cc/ops/sequence_op.h"
+
+namespace blocksparse {
+namespace {
+
+using tensorflow::OpKernel;
+using tensorflow::OpKernelConstruction;
+using tensorflow::OpKernelContext;
+using tensorflow::Tensor;
+using tensorflow::TensorShape;
+using tensorflow::shape_inference::DimensionHandle;
+using tensorflow::shape_inference::InferenceContext;
+using tensorflow::shape_inference::ShapeHandle;
+
+// output, h, (c,) gates, states, (cells): what is not saved is empty.
+absl::Status SequenceShapes(InferenceContext* c, Cell cell) {
+  ShapeHandle x;
+  ShapeHandle h;
+  bool time_major;
+  bool return_sequences;
+  bool save;
+  TF_RETURN_IF_ERROR(c->GetAttr("time_major", &time_major));
+  TF_RETURN_IF_ERROR(c->GetAttr("return_sequences", &return_sequences));
+  TF_RETURN_IF_ERROR(c->GetAttr("save", &save));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 3, &x));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 2, &h));
+  const bool lstm = cell == Cell::kLstm;
+  if (lstm) TF_RETURN_IF_ERROR(c->Merge(c->input(2), h, &h));
+  DimensionHandle batch;
+  TF_RETURN_IF_ERROR(c->Merge(c->Dim(x, time_major ? 1 : 0), c->Dim(h, 0), &batch));
+  const DimensionHandle time = c->Dim(x, time_major ? 0 : 1);
+  const DimensionHandle units = c->Dim(h, 1);
+  const auto with_features = [&](DimensionHandle features) {
+    return time_major ? c->MakeShape({time, batch, features}) : c->MakeShape({batch, time, features});
+  };
+  const int64_t gates = GatesOf(cell);
+  int64_t candidates = 0;
+  if (cell == Cell::kGru) TF_RETURN_IF_ERROR(c->GetAttr("num_candidates", &candidates));
+  DimensionHandle out;
+  DimensionHandle recurrent_out;
+  DimensionHandle saved;
+  TF_RETURN_IF_ERROR(c->Multiply(units, gates, &out));
+  TF_RETURN_IF_ERROR(c->Multiply(units, candidates > 0 ? 2 : gates, &recurrent_out));
+  TF_RETURN_IF_ERROR(c->Multiply(units, cell == Cell::kGru && candidates == 0 ? 4 : gates, &saved));
+  const int first = lstm ? 3 : 2;
+  TF_RETURN_IF_ERROR(MatrixShapes(c, first, c->Dim(x, 2), out, gates, false));
+  TF_RETURN_IF_ERROR(MatrixShapes(c, first + 3, units, recurrent_out, candidates > 0 ? 2 : gates, false));
+  if (candidates == 1) TF_RETURN_IF_ERROR(MatrixShapes(c, first + 6, units, units, 1, false));
+  int output = 0;
+  c->set_output(output++, return_sequences ? with_features(units) : c->Matrix(batch, units));
+  c->set_output(output++, c->Matrix(batch, units));
+  if (lstm) c->set_output(output++, c->Matrix(batch, units));
+  c->set_output(output++, save ? with_features(saved) : c->Vector(0));
+  c->set_output(output++, save ? with_features(units) : c->Vector(0));
+  if (lstm) c->set_output(output++, save ? with_features(units) : c->Vector(0));
+  return absl::OkStatus();
+}
+
+// Matrices by column, gates side by side in Keras's order; arrays with time are [batch, time, ...] or, time_major, [time,
+// batch, ...], and after go_backwards in the order of the steps.
+#define SEQUENCE_MATRICES \
+  Input("kernel_blocks: float") \
+      .Input("kernel_indices: int32") \
+      .Input("kernel_indptr: int32") \
+      .Input("recurrent_blocks: float") \
+      .Input("recurrent_indices: int32") \
+      .Input("recurrent_indptr: int32")
+#define SEQUENCE_ATTRS \
+  Attr("num_biases: int >= 0 = 0") \
+      .Attr("num_masks: int >= 0 = 0") \
+      .Attr(kActivationAttr) \
+      .Attr("time_major: bool = false") \
+      .Attr("go_backwards: bool = false") \
+      .Attr("return_sequences: bool = true") \
+      .Attr("zero_output_for_mask: bool = false") \
+      .Attr("save: bool = false")
+
+REGISTER_OP("BlockSparse>Rnn")
+    .Input("x: float")   // [batch, time, in]
+    .Input("h0: float")  // [batch, units]
+    .SEQUENCE_MATRICES
+    .Input("bias: num_biases * float")  // [units]
+    .Input("mask: num_masks * bool")    // [batch, time]
+    .Output("output: float")            // [batch, time, units], or the last one
+    .Output("h: float")                 // [batch, units], after the last step
+    .Output("gates: float")             // [batch, time, units]: the state after each step
+    .Output("states: float")            // [batch, time, units]: the state before each step
+    .SEQUENCE_ATTRS
+    .SetShapeFn([](InferenceContext* c) { return SequenceShapes(c, Cell::kRnn); });
+
+REGISTER_OP("BlockSparse>Gru")
+    .Input("x: float")
+    .Input("h0: float")
+    .SEQUENCE_MATRICES
+    .Input("candidate_blocks: num_candidates * float")  // if there is one, the reset gate acts before its product
+    .Input("candidate_indices: num_candidates * int32")
+    .Input("candidate_indptr: num_candidates * int32")
+    .Input("bias: num_biases * float")  // [2, 3 * units], of x and of h; [3 * units] beside a candidate
+    .Input("mask: num_masks * bool")
+    .Output("output: float")
+    .Output("h: float")
+    .Output("gates: float")  // update, reset, candidate, and without candidate matrix its part of h
+    .Output("states: float")
+    .SEQUENCE_ATTRS
+    .Attr("num_candidates: int >= 0 = 0")
+    .Attr(kRecurrentActivationAttr)
+    .SetShapeFn([](InferenceContext* c) { return SequenceShapes(c, Cell::kGru); });
+
+REGISTER_OP("BlockSparse>Lstm")
+    .Input("x: float")
+    .Input("h0: float")
+    .Input("c0: float")
+    .SEQUENCE_MATRICES
+    .Input("bias: num_biases * float")  // [4 * units]
+    .Input("mask: num_masks * bool")
+    .Output("output: float")
+    .Output("h: float")
+    .Output("c: float")
+    .Output("gates: float")  // input, forget, candidate, output
+    .Output("states: float")
+    .Output("cells: float")  // c after each step
+    .SEQUENCE_ATTRS
+    .Attr(kRecurrentActivationAttr)
+    .SetShapeFn([](InferenceContext* c) { return SequenceShapes(c, Cell::kLstm); });
+
+template <Cell CELL>
+class SequenceOp : public OpKernel {
+ public:
+  explicit SequenceOp(OpKernelConstruction* construction) : OpKernel(construction) {
+    OP_REQUIRES_OK(construction, ReadSequence(construction, CELL, &sequence_));
+    OP_REQUIRES_OK(construction, construction->GetAttr("save", &save_));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    Sequence sequence = sequence_;
+    SequenceInputs inputs = {};
+    Indices indices;
+    SequenceCall call(context);
+    ReadInputs(&call, &sequence, &inputs, &indices);
+    OP_REQUIRES_OK(context, call.status());
+    SequenceOutputs outputs = {};
+    OP_REQUIRES_OK(context, AllocateOutputs(context, sequence, &outputs));
+    if (sequence.batch == 0) return;
+    const SequencePlan plan = PlanSequence(sequence, NumThreads(context));
+    Tensor holder;
+    float* workspace;
+    OP_REQUIRES_OK(context, AllocateWorkspace(context, plan.workspace_floats, &holder, &workspace));
+    RunSequence(plan, inputs, outputs, workspace, IntraOpTeam(context));
+  }
+
+ private:
+  struct Indices {
+    std::shared_ptr<const BlockIndex> kernel;
+    std::shared_ptr<const BlockIndex> recurrent;
+    std::shared_ptr<const BlockIndex> candidate;
+  };
+
+  void ReadInputs(SequenceCall* call, Sequence* sequence, SequenceInputs* inputs, Indices* indices) {
+    const Tensor* x = call->Input("x", {-1, -1, -1}, sequence->time_major ? "[time, batch, in]" : "[batch, time, in]");
+    const Tensor* h = call->Input("h0", {-1, -1}, "[batch, units]");
+    if (!call->ok()) return;
+    sequence->batch = x->dim_size(sequence->time_major ? 1 : 0);
+    sequence->time = x->dim_size(sequence->time_major ? 0 : 1);
+    const int64_t units = h->dim_size(1);
+    h = call->Input("h0", {sequence->batch, units}, "[batch, units]");
+    if (CELL == Cell::kLstm) inputs->c = Floats(call->Input("c0", {sequence->batch, units}, "[batch, units]"));
+    const int64_t gates = GatesOf(CELL);
+    if (units > INT32_MAX / gates) {
+      call->Require(absl::InvalidArgumentError("h0 has more units than a matrix can have columns"));
+    }
+    const Tensor* candidate = nullptr;
+    if (CELL == Cell::kGru) {
+      candidate = call->Matrix("candidate", true, units, units, 1, &candidate_, &indices->candidate);
+    }
+    const int64_t recurrent_gates = candidate == nullptr ? gates : 2;
+    inputs->x = Floats(x);
+    inputs->h = Floats(h);
+    inputs->candidate_blocks = Floats(candidate);
+    inputs->kernel_blocks =
+        Floats(call->Matrix("kernel", false, x->dim_size(2), gates * units, gates, &kernel_, &indices->kernel));
+    inputs->recurrent_blocks = Floats(call->Matrix("recurrent", false, units, recurrent_gates * units, recurrent_gates,
+                                                   &recurrent_, &indices->recurrent));
+    ReadBias(call, candidate != nullptr, gates * units, inputs);
+    ReadMask(call, *sequence, inputs);
+    sequence->kernel = indices->kernel.get();
+    sequence->recurrent = indices->recurrent.get();
+    sequence->candidate = indices->candidate.get();
+    if (call->ok()) call->Require(InvalidIf(CheckSequence(*sequence)));
+  }
+
+  static void ReadBias(SequenceCall* call, bool candidate, int64_t out, SequenceInputs* inputs) {
+    if (CELL == Cell::kGru && !candidate) {
+      inputs->bias = Floats(call->Optional("bias", {2, out}, "[2, 3 * units]"));
+      if (inputs->bias != nullptr) inputs->recurrent_bias = inputs->bias + out;
+    } else {
+      inputs->bias = Floats(call->Optional("bias", {out}, "[gates * units]"));
+    }
+  }
+
+  static void ReadMask(SequenceCall* call, const Sequence& sequence, SequenceInputs* inputs) {
+    const Tensor* mask = sequence.time_major
+                             ? call->Optional("mask", {sequence.time, sequence.batch}, "[time, batch]")
+                             : call->Optional("mask", {sequence.batch, sequence.time}, "[batch, time]");
+    if (mask != nullptr) inputs->mask = mask->unaligned_flat<bool>().data();
+  }
+
+  absl::Status AllocateOutputs(OpKernelContext* context, const Sequence& sequence, SequenceOutputs* outputs) const {
+    const TensorShape state({sequence.batch, sequence.units()});
+    int index = 0;
+    const auto allocate = [&](const TensorShape& shape, float** data) {
+      Tensor* tensor = nullptr;
+      TF_RETURN_IF_ERROR(context->allocate_output(index++, shape, &tensor));
+      *data = tensor->unaligned_flat<float>().data();
+      return absl::OkStatus();
+    };
+    const auto saved = [&](int64_t features, float** data) {
+      TF_RETURN_IF_ERROR(allocate(save_ ? TimeShape(sequence, features) : TensorShape({0}), data));
+      if (!save_) *data = nullptr;
+      return absl::OkStatus();
+    };
+    TF_RETURN_IF_ERROR(
+        allocate(sequence.return_sequences ? TimeShape(sequence, sequence.units()) : state, &outputs->output));
+    TF_RETURN_IF_ERROR(allocate(state, &outputs->h));
+    if (CELL == Cell::kLstm) TF_RETURN_IF_ERROR(allocate(state, &outputs->c));
+    TF_RETURN_IF_ERROR(saved(sequence.saved_gates() * sequence.units(), &outputs->gates));
+    TF_RETURN_IF_ERROR(saved(sequence.units(), &outputs->states));
+    if (CELL == Cell::kLstm) TF_RETURN_IF_ERROR(saved(sequence.units(), &outputs->cells));
+    return absl::OkStatus();
+  }
+
+  Sequence sequence_;
+  bool save_;
+  BlockIndexCache kernel_{Order::kColumn, true};
+  BlockIndexCache recurrent_{Order::kColumn, true};
+  BlockIndexCache candidate_{Order::kColumn, true};
+};
+
+REGISTER_KERNEL_BUILDER(Name("BlockSparse>Rnn").Device(tensorflow::DEVICE_CPU), SequenceOp<Cell::kRnn>);
+REGISTER_KERNEL_BUILDER(Name("BlockSparse>Gru").Device(tensorflow::DEVICE_CPU), SequenceOp<Cell::kGru>);
+REGISTER_KERNEL_BUILDER(Name("BlockSparse>Lstm").Device(tensorflow::DEVICE_CPU), SequenceOp<Cell::kLstm>);
+
+}  // namespace
+}  // namespace blocksparse
