@@ -9,8 +9,6 @@
 namespace blocksparse {
 namespace {
 
-int64_t RoundUp(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
-
 // The parts of the workspace that all members share.
 struct Shared {
   Shared(const SequencePlan& plan, float* workspace) {
@@ -59,8 +57,7 @@ class Member {
     float* own = shared.members + member * plan.member_floats;
     keep_ = std::exchange(own, own + plan.slots);
     show_ = std::exchange(own, own + plan.slots);
-    int64_t most_slots = 0;
-    for (const SequenceSegment& segment : plan.segments) most_slots = std::max(most_slots, segment.slots);
+    const int64_t most_slots = MostSlots(plan.segments);
     group_floats_ = plan.group_lines * plan.line_features * most_slots;
     sums_ = std::exchange(own, own + gates_ * group_floats_ + plan.line_features * most_slots);
     saved_ = std::exchange(own, own + sequence_.saved_gates() * group_floats_);

@@ -113,6 +113,9 @@ void RunSequence(const SequencePlan& plan, const SequenceInputs& inputs, const S
 // Bounds of the units' lines of `parts` threads: about equal numbers of blocks of all matrices. Lines of each gate.
 std::vector<int64_t> SplitUnits(const Sequence& sequence, int64_t parts);
 
+// Threads that pay for a sequence of so many examples, those that fill up tiles included.
+int64_t SequenceMembers(const Sequence& sequence, int64_t slots, int64_t threads);
+
 struct SequenceGradInputs {
   const float* doutput;  // of output, by the order of the steps
   const float* dh;       // of h after the last step

@@ -2,12 +2,32 @@
 #ifndef TF_BLOCKSPARSE_KERNELS_SEQUENCE_LAYOUT_H_
 #define TF_BLOCKSPARSE_KERNELS_SEQUENCE_LAYOUT_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
+#include "tf_blocksparse/custom_ops/cc/kernels/line_product.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/sequence.h"
 
 namespace blocksparse {
+
+inline int64_t RoundUp(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// Features that a kernel may write for a line.
+inline int64_t LineFeatures(const MicroKernel& kernel, const Axis& lines) {
+  return AnyShape(kernel) ? std::min(lines.block, lines.gate_features) : lines.block;
+}
+
+inline int64_t MostSlots(const std::vector<SequenceSegment>& segments) {
+  int64_t most = 0;
+  for (const SequenceSegment& segment : segments) most = std::max(most, segment.slots);
+  return most;
+}
+
+inline int64_t ListFloats(const BlockIndex* index) {
+  return index != nullptr && index->in_stored_order() ? RoundUp(index->num_blocks, 16) : 0;
+}
 
 // Where a feature of a segment is; a tile is [features][slots], else [slots][features].
 inline float* FeatureAt(float* array, const SequenceSegment& segment, int64_t features, int64_t feature) {

@@ -3,6 +3,7 @@
 #include "tf_blocksparse/custom_ops/cc/kernels/choose.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/line_product.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/sequence.h"
+#include "tf_blocksparse/custom_ops/cc/kernels/sequence_layout.h"
 
 namespace blocksparse {
 namespace {
@@ -14,44 +15,25 @@ constexpr int64_t kChunkRows = 32;
 // Floats of all gates of the lines that are done together: the first-level cache holds them from the product to the cell.
 constexpr int64_t kGroupFloats = 8192;
 
-int64_t RoundUp(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
-
-int64_t LineFeatures(const MicroKernel& kernel, const Axis& lines) {
-  return AnyShape(kernel) ? std::min(lines.block, lines.gate_features) : lines.block;
-}
-
 const MicroKernel* Like(const Sequence& sequence, const MicroKernel& kernel, const BlockIndex* index) {
   if (index == nullptr) return nullptr;
   return KernelLike(*sequence.table, kernel, index->grid.rows.block, index->grid.columns.block);
 }
 
-double Blocks(const BlockIndex* index) {
-  return index == nullptr ? 0 : static_cast<double>(index->num_blocks) * index->grid.block_elements();
-}
-
-int64_t Members(const Sequence& sequence, int64_t slots, int64_t threads) {
-  const double elements = Blocks(sequence.kernel) + Blocks(sequence.recurrent) + Blocks(sequence.candidate);
-  const double cell = static_cast<double>(sequence.units() * sequence.gates());
-  const double nanoseconds =
-      EstimateNanoseconds(*sequence.table, elements + cell, static_cast<double>(slots)) * sequence.time;
-  // Finding the members costs more than waking a thread for one product.
-  return std::min(UsefulWorkers(nanoseconds / 4, threads), sequence.recurrent->line_axis().gate_lines);
-}
-
-int64_t ListFloats(const BlockIndex* index) {
-  return index != nullptr && index->in_stored_order() ? RoundUp(index->num_blocks, 16) : 0;
-}
-
 }  // namespace
 
 std::string CheckSequence(const Sequence& sequence) {
-  const auto width = [](const BlockIndex* index) { return index->grid.columns.block; };
-  for (const BlockIndex* index : {sequence.kernel, sequence.candidate}) {
-    if (index != nullptr && width(index) != width(sequence.recurrent)) {
-      return "the blocks of all matrices of a layer must have one width, got " +
-             std::to_string(width(sequence.recurrent)) + " in the recurrent matrix and " +
-             std::to_string(width(index)) + " beside it";
-    }
+  const Grid& grid = sequence.recurrent->grid;
+  const auto shape = [](const Grid& g) {
+    return std::to_string(g.rows.block) + "x" + std::to_string(g.columns.block);
+  };
+  if (sequence.kernel != nullptr && sequence.kernel->grid.columns.block != grid.columns.block) {
+    return "the blocks of kernel and recurrent must have one width, got " + shape(sequence.kernel->grid) + " and " +
+           shape(grid);
+  }
+  if (sequence.candidate != nullptr && shape(sequence.candidate->grid) != shape(grid)) {
+    return "the blocks of recurrent and candidate must have one shape, got " + shape(grid) + " and " +
+           shape(sequence.candidate->grid);
   }
   return "";
 }
@@ -72,6 +54,17 @@ std::vector<int64_t> SplitUnits(const Sequence& sequence, int64_t parts) {
     bounds[p] = std::lower_bound(before.begin(), before.end(), before[lines] * p / parts) - before.begin();
   }
   return bounds;
+}
+
+int64_t SequenceMembers(const Sequence& sequence, int64_t slots, int64_t threads) {
+  double elements = static_cast<double>(sequence.units() * sequence.gates());
+  for (const BlockIndex* index : {sequence.kernel, sequence.recurrent, sequence.candidate}) {
+    if (index != nullptr) elements += static_cast<double>(index->num_blocks) * index->grid.block_elements();
+  }
+  const double nanoseconds =
+      EstimateNanoseconds(*sequence.table, elements, static_cast<double>(slots)) * static_cast<double>(sequence.time);
+  // Finding the members costs more than waking a thread for one product.
+  return std::min(UsefulWorkers(nanoseconds / 4, threads), sequence.recurrent->line_axis().gate_lines);
 }
 
 SequencePlan PlanSequence(const Sequence& sequence, int64_t threads) {
@@ -101,9 +94,8 @@ SequencePlan PlanSequence(const Sequence& sequence, int64_t threads) {
     row += segment.rows;
     plan.segments.push_back(segment);
   }
-  plan.members = Members(sequence, plan.slots, threads);
-  int64_t most_slots = 0;
-  for (const SequenceSegment& segment : plan.segments) most_slots = std::max(most_slots, segment.slots);
+  plan.members = SequenceMembers(sequence, plan.slots, threads);
+  const int64_t most_slots = MostSlots(plan.segments);
   if (plan.segments.empty() || sequence.time == 0) return plan;
 
   const int64_t line_floats = sequence.gates() * plan.line_features * most_slots;

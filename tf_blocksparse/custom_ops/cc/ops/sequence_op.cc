@@ -189,7 +189,7 @@ class SequenceOp : public OpKernel {
     inputs->recurrent_blocks = Floats(call->Matrix("recurrent", false, units, recurrent_gates * units, recurrent_gates,
                                                    &recurrent_, &indices->recurrent));
     ReadBias(call, candidate != nullptr, gates * units, inputs);
-    ReadMask(call, *sequence, inputs);
+    inputs->mask = ReadMask(call, *sequence);
     sequence->kernel = indices->kernel.get();
     sequence->recurrent = indices->recurrent.get();
     sequence->candidate = indices->candidate.get();
@@ -203,13 +203,6 @@ class SequenceOp : public OpKernel {
     } else {
       inputs->bias = Floats(call->Optional("bias", {out}, "[gates * units]"));
     }
-  }
-
-  static void ReadMask(SequenceCall* call, const Sequence& sequence, SequenceInputs* inputs) {
-    const Tensor* mask = sequence.time_major
-                             ? call->Optional("mask", {sequence.time, sequence.batch}, "[time, batch]")
-                             : call->Optional("mask", {sequence.batch, sequence.time}, "[batch, time]");
-    if (mask != nullptr) inputs->mask = mask->unaligned_flat<bool>().data();
   }
 
   absl::Status AllocateOutputs(OpKernelContext* context, const Sequence& sequence, SequenceOutputs* outputs) const {

@@ -51,6 +51,9 @@ inline const float* Floats(const tensorflow::Tensor* tensor) {
 // The attributes; what depends on the inputs is set by each call.
 absl::Status ReadSequence(tensorflow::OpKernelConstruction* construction, Cell cell, Sequence* sequence);
 
+// The mask that a call has, or null.
+const bool* ReadMask(SequenceCall* call, const Sequence& sequence);
+
 // [batch, time, features] in the order of the op's arrays.
 tensorflow::TensorShape TimeShape(const Sequence& sequence, int64_t features);
 

@@ -86,6 +86,12 @@ absl::Status ReadSequence(OpKernelConstruction* construction, Cell cell, Sequenc
   return status;
 }
 
+const bool* ReadMask(SequenceCall* call, const Sequence& sequence) {
+  const Tensor* mask = sequence.time_major ? call->Optional("mask", {sequence.time, sequence.batch}, "[time, batch]")
+                                           : call->Optional("mask", {sequence.batch, sequence.time}, "[batch, time]");
+  return mask == nullptr ? nullptr : mask->unaligned_flat<bool>().data();
+}
+
 TensorShape TimeShape(const Sequence& sequence, int64_t features) {
   if (sequence.time_major) return TensorShape({sequence.time, sequence.batch, features});
   return TensorShape({sequence.batch, sequence.time, features});
