@@ -3,21 +3,21 @@
 #ifndef TF_BLOCKSPARSE_TESTS_CHECK_H_
 #define TF_BLOCKSPARSE_TESTS_CHECK_H_
 
+#include <atomic>
 #include <cstdio>
 #include <string>
 
 namespace blocksparse_test {
 
-inline int checks = 0;
-inline int failures = 0;
+inline std::atomic<int> checks{0};  // threads check, too
+inline std::atomic<int> failures{0};
 
 inline void Fail(const char* file, int line, const std::string& what) {
-  ++failures;
-  if (failures <= 20) std::fprintf(stderr, "%s:%d: %s\n", file, line, what.c_str());
+  if (++failures <= 20) std::fprintf(stderr, "%s:%d: %s\n", file, line, what.c_str());
 }
 
 inline int Finish() {
-  std::printf("%d checks, %d failed\n", checks, failures);
+  std::printf("%d checks, %d failed\n", checks.load(), failures.load());
   return failures == 0 && checks > 0 ? 0 : 1;
 }
 
