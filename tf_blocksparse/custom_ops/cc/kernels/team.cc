@@ -29,13 +29,21 @@ void SpinUntil(const Condition& condition) {
   }
 }
 
-// Threads that are members of a team anywhere in the process: more of them than cores would wait for each other's turn.
+// Threads that are members of a team anywhere in the process, or wanted as such: more of them than cores would wait for
+// each other's turn.
 std::atomic<int64_t> members_running{0};
 
-int64_t FreeCores() {
+// Of the `wanted` members those that find a core; the caller has its own. They count until given back.
+int64_t TakeCores(int64_t wanted) {
   static const int64_t cores = std::thread::hardware_concurrency();
-  return cores - members_running.load(std::memory_order_relaxed);
+  const int64_t before = members_running.fetch_add(wanted, std::memory_order_relaxed);
+  const int64_t free = cores - before > 1 ? cores - before : 1;
+  if (wanted <= free) return wanted;
+  members_running.fetch_sub(wanted - free, std::memory_order_relaxed);
+  return free;
 }
+
+void GiveBackCores(int64_t taken) { members_running.fetch_sub(taken, std::memory_order_relaxed); }
 
 // Outlives the call for the sake of threads that come late.
 class Recruits {
@@ -102,20 +110,20 @@ void Barrier::Wait() {
 
 RunTeam TeamOf(const std::function<void(std::function<void()>)>& schedule) {
   return [schedule](int64_t wanted, const TeamTask& task) {
+    const int64_t most = TakeCores(wanted);
     int64_t size = 1;
-    const int64_t most = wanted < FreeCores() ? wanted : FreeCores();
     std::shared_ptr<Recruits> recruits;
     if (most > 1) {
       recruits = std::make_shared<Recruits>(most);
       for (int64_t helper = 1; helper < most; ++helper) schedule([recruits] { recruits->Help(); });
       size = recruits->Close();
     }
-    members_running.fetch_add(size, std::memory_order_relaxed);
+    GiveBackCores(most - size);
     Barrier barrier(size);
     if (size > 1) recruits->Start(size, &task, &barrier);
     task(0, size, &barrier);
     if (size > 1) recruits->WaitForHelpers();
-    members_running.fetch_sub(size, std::memory_order_relaxed);
+    GiveBackCores(size);
   };
 }
 
