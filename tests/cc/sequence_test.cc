@@ -185,8 +185,9 @@ std::unique_ptr<Outputs> Forward(Problem& p, const Sequence& s, int64_t threads,
   const bool both = p.bias.size() > static_cast<size_t>(s.gates() * s.units());
   Buffer given_x(x, aligned);
   const bool lstm = s.cell == Cell::kLstm;
-  const SequenceInputs inputs = {given_x.data(), p.h.data(), lstm ? p.cell.data() : nullptr, p.kernel().blocks.data(),
-                                 p.recurrent().blocks.data(), s.candidate ? p.candidate().blocks.data() : nullptr,
+  const SequenceInputs inputs = {given_x.data(), p.h.data(), lstm ? p.cell.data() : nullptr, {p.kernel().blocks.data(), nullptr},
+                                 {p.recurrent().blocks.data(), nullptr},
+                                 {s.candidate ? p.candidate().blocks.data() : nullptr, nullptr},
                                  p.bias.empty() ? nullptr : p.bias.data(),
                                  both ? p.bias.data() + s.gates() * s.units() : nullptr, Mask(mask)};
   const SequenceOutputs outputs = {out->output.data(), out->h.data(), lstm ? out->c.data() : nullptr,

@@ -303,4 +303,16 @@ void RunLowPrecision(const LowPrecisionPlan& plan, const LowPrecisionOperands& o
   }
 }
 
+void RunLowPrecisionLines(const LowPrecisionPlan& plan, const LowPrecisionOperands& operands, int64_t first_line,
+                          int64_t end_line) {
+  const Axis& columns = plan.index->grid.columns;
+  for (int64_t row = 0; row < plan.batch; row += kPanelRows) {
+    const int64_t rows = std::min(plan.batch - row, kPanelRows);
+    const Panel panel = Prepare(plan, operands.x + row * plan.index->grid.rows.features, rows, operands.workspace);
+    for (int64_t line = 0; line < columns.lines; line += columns.gate_lines) {
+      RunPanel(plan, operands, panel, row, rows, line + first_line, line + end_line);
+    }
+  }
+}
+
 }  // namespace blocksparse

@@ -92,6 +92,10 @@ struct LowPrecisionOperands {
 void RunLowPrecision(const LowPrecisionPlan& plan, const LowPrecisionOperands& operands,
                      const ParallelFor& parallel_for);
 
+// The lines [first, end) of each gate of y alone, by the calling thread; the plan is one for one thread.
+void RunLowPrecisionLines(const LowPrecisionPlan& plan, const LowPrecisionOperands& operands, int64_t first_line,
+                          int64_t end_line);
+
 }  // namespace blocksparse
 
 #endif  // TF_BLOCKSPARSE_KERNELS_LOW_PRECISION_H_

@@ -1,6 +1,7 @@
 #include "tf_blocksparse/custom_ops/cc/kernels/sequence.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "tf_blocksparse/custom_ops/cc/kernels/line_product.h"
@@ -57,12 +58,9 @@ class Member {
     float* own = shared.members + member * plan.member_floats;
     keep_ = std::exchange(own, own + plan.slots);
     show_ = std::exchange(own, own + plan.slots);
-    const int64_t most_slots = MostSlots(plan.segments);
-    group_floats_ = plan.group_lines * plan.line_features * most_slots;
-    sums_ = std::exchange(own, own + gates_ * group_floats_ + plan.line_features * most_slots);
-    saved_ = std::exchange(own, own + sequence_.saved_gates() * group_floats_);
-    product_workspace_ = shared.members + (member + 1) * plan.member_floats -
-                         std::max(plan.product.workspace_floats, plan.rest.workspace_floats);
+    sums_ = std::exchange(own, own + plan.sum_floats);
+    saved_ = own;
+    product_workspace_ = shared.members + (member + 1) * plan.member_floats - RoundUp(plan.product_floats, 16);
     LoadMatrices();
   }
 
@@ -89,10 +87,10 @@ class Member {
       }
       if (index->in_stored_order()) list += RoundUp(index->num_blocks, 16);
     };
-    if (end_line_ == first_line_) return;
-    load(sequence_.kernel, inputs_.kernel_blocks, &kernel_);
-    load(sequence_.recurrent, inputs_.recurrent_blocks, &recurrent_);
-    load(sequence_.candidate, inputs_.candidate_blocks, &candidate_);
+    if (end_line_ == first_line_ || sequence_.low_precision != nullptr) return;
+    load(sequence_.kernel, inputs_.kernel.floats(), &kernel_);
+    load(sequence_.recurrent, inputs_.recurrent.floats(), &recurrent_);
+    load(sequence_.candidate, inputs_.candidate.floats(), &candidate_);
   }
 
   // The states, the biases, the first chunk of x.
@@ -183,14 +181,33 @@ class Member {
 
   // All examples: rows that lie one after the other in x.
   void ProjectRows(int64_t step, int64_t steps) {
-    const ProductPlan& product = steps == plan_.chunk ? plan_.product : plan_.rest;
     const int64_t out = gates_ * units_;
     const int64_t first = FirstSource(step, steps);
+    if (plan_.gather) {
+      float* rows = product_workspace_;
+      for (int64_t b = 0; b < sequence_.batch; ++b) {
+        std::memcpy(rows + b * in_, inputs_.x + sequence_.Row(b, first) * in_, in_ * sizeof(float));
+      }
+      return MultiplyLow(plan_.low_product, inputs_.kernel, rows, projected_);
+    }
     const int64_t runs = sequence_.time_major ? 1 : sequence_.batch;
     for (int64_t b = 0; b < runs; ++b) {
-      RunProductLines(product, first_line_, end_line_, inputs_.x + sequence_.Row(b, first) * in_,
-                      inputs_.kernel_blocks, projected_ + b * steps * out, product_workspace_);
+      const float* x = inputs_.x + sequence_.Row(b, first) * in_;
+      float* y = projected_ + b * steps * out;
+      if (sequence_.low_precision != nullptr) {
+        MultiplyLow(steps == plan_.chunk ? plan_.low_product : plan_.low_rest, inputs_.kernel, x, y);
+      } else {
+        RunProductLines(steps == plan_.chunk ? plan_.product : plan_.rest, first_line_, end_line_, x,
+                        inputs_.kernel.floats(), y, product_workspace_);
+      }
     }
+  }
+
+  // This member's columns of a low-precision product; y has the columns of all members.
+  void MultiplyLow(const LowPrecisionPlan& product, const SequenceBlocks& matrix, const float* x, float* y) {
+    float* workspace = product_workspace_ + (plan_.gather ? RoundUp(sequence_.batch * in_, 16) : 0);
+    RunLowPrecisionLines(product, {x, matrix.blocks, product.index->indices, matrix.scales, {}, y, workspace},
+                         first_line_, end_line_);
   }
 
   int64_t FirstSource(int64_t step, int64_t steps) const {
@@ -270,9 +287,7 @@ class Member {
     job->inner = segment.tile ? segment.slots : count;
     job->activation = sequence_.activation;
     job->recurrent_activation = sequence_.recurrent_activation;
-    job->recurrent = sums_;
-    job->recurrent_stride = segment.tile ? segment.slots : group_room;
-    job->recurrent_gate = segment.slots * group_room;
+    SetRecurrent(segment, unit, group_room, second ? 1 : sequence_.recurrent->grid.columns.gates, job);
     job->bias = inputs_.bias == nullptr ? nullptr : shared_.bias + unit;
     job->bias_gate = units_;
     job->candidate_bias = inputs_.recurrent_bias == nullptr ? nullptr : inputs_.recurrent_bias + 2 * units_ + unit;
@@ -281,11 +296,31 @@ class Member {
     job->new_h = FeatureAt(job->part == CellPart::kGruReset ? shared_.reset : new_h, segment, units_, unit);
     if (shared_.c != nullptr) job->c = job->new_c = FeatureAt(shared_.c, segment, units_, unit);
     SetGates(segment, line, group_room, job);
-    if (outputs_.states != nullptr && !second) EmitStep(segment, step, job->h, job->state_stride, unit, count, 1, outputs_.states);
-    Multiply(segment, second ? shared_.reset : h, second ? candidate_ : recurrent_, second, line, end);
+    if (outputs_.states != nullptr && !second) {
+      EmitStep(segment, step, job->h, job->state_stride, unit, count, 1, outputs_.states);
+    }
+    float* state = second ? shared_.reset : h;
+    if (sequence_.low_precision != nullptr) {
+      MultiplyLow(second ? plan_.low_candidate : plan_.low_recurrent, second ? inputs_.candidate : inputs_.recurrent,
+                  state, sums_);
+    } else {
+      Multiply(segment, state, second ? candidate_ : recurrent_, second, line, end);
+    }
     table_.cell(*job);
     if (job->part == CellPart::kGruReset) return;
     EmitOutputs(segment, step, *job, unit, count);
+  }
+
+  void SetRecurrent(const SequenceSegment& segment, int64_t unit, int64_t group_room, int64_t gates, CellJob* job) {
+    if (sequence_.low_precision != nullptr) {
+      job->recurrent = sums_ + unit;
+      job->recurrent_stride = gates * units_;
+      job->recurrent_gate = units_;
+    } else {
+      job->recurrent = sums_;
+      job->recurrent_stride = segment.tile ? segment.slots : group_room;
+      job->recurrent_gate = segment.slots * group_room;
+    }
   }
 
   void SetGates(const SequenceSegment& segment, int64_t line, int64_t group_room, CellJob* job) {
@@ -305,7 +340,7 @@ class Member {
                 int64_t line, int64_t end) {
     const MicroKernel& kernel = second ? *segment.candidate : *segment.recurrent;
     const int64_t group_room = (end - line) * plan_.line_features;
-    float* beside = sums_ + gates_ * group_floats_;
+    float* beside = sums_ + gates_ * plan_.group_lines * plan_.line_features * MostSlots(plan_.segments);
     for (size_t g = 0; g < matrices.size(); ++g) {
       float* y = sums_ + g * segment.slots * group_room;
       const int64_t first = static_cast<int64_t>(g) * columns_.gate_lines;
@@ -382,7 +417,6 @@ class Member {
   int64_t first_unit_;
   int64_t own_units_;
   int64_t room_;  // features of this member's lines, written in full
-  int64_t group_floats_;
   float* projected_;
   float* gate_buffer_;
   float* keep_;

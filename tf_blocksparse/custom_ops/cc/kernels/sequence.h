@@ -11,12 +11,15 @@
 #include <vector>
 
 #include "tf_blocksparse/custom_ops/cc/kernels/block_index.h"
+#include "tf_blocksparse/custom_ops/cc/kernels/low_precision.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/matmul.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/team.h"
 
 namespace blocksparse {
 
 enum class Cell { kRnn, kGru, kLstm };
+
+inline int64_t GatesOf(Cell cell) { return cell == Cell::kRnn ? 1 : cell == Cell::kGru ? 3 : 4; }
 
 // A GRU with a candidate matrix resets before that product.
 struct Sequence {
@@ -33,9 +36,14 @@ struct Sequence {
   bool go_backwards;
   bool return_sequences;
   bool zero_output_for_mask;
+  // Null: the blocks are float32. Else they and what they are multiplied by are of these types, forward only, and the
+  // indices are ColumnIndex.
+  const LowPrecisionTables* low_precision;
+  BlockType block_type;
+  XType x_type;
 
   int64_t units() const { return recurrent->grid.rows.features; }
-  int64_t gates() const { return cell == Cell::kRnn ? 1 : cell == Cell::kGru ? 3 : 4; }
+  int64_t gates() const { return GatesOf(cell); }
   // Of what the gradient needs of each step.
   int64_t saved_gates() const { return cell == Cell::kGru && candidate == nullptr ? 4 : gates(); }
   // Where a step of an example is in arrays with time, in rows.
@@ -50,13 +58,21 @@ struct Sequence {
 // Empty, or why the matrices do not fit together.
 std::string CheckSequence(const Sequence& sequence);
 
+// A matrix: floats, or what low_precision.h says with the scales of its columns for int8.
+struct SequenceBlocks {
+  const void* blocks;
+  const float* scales;
+
+  const float* floats() const { return static_cast<const float*>(blocks); }
+};
+
 struct SequenceInputs {
   const float* x;  // [batch, time, in]
   const float* h;  // [batch, units]
   const float* c;  // [batch, units], kLstm
-  const float* kernel_blocks;
-  const float* recurrent_blocks;
-  const float* candidate_blocks;
+  SequenceBlocks kernel;
+  SequenceBlocks recurrent;
+  SequenceBlocks candidate;
   const float* bias;            // [gates * units], or null
   const float* recurrent_bias;  // [gates * units], or null: kGru without candidate
   const bool* mask;             // [batch, time], or null
@@ -93,6 +109,12 @@ struct SequencePlan {
   bool by_rows;          // no tile among the segments: these products are then plans of their own
   ProductPlan product;   // of chunk steps, and of the last ones
   ProductPlan rest;
+  // The same of low-precision matrices, and the products of a step.
+  bool gather;  // x of a step is copied to rows that lie side by side
+  LowPrecisionPlan low_product;
+  LowPrecisionPlan low_rest;
+  LowPrecisionPlan low_recurrent;
+  LowPrecisionPlan low_candidate;
   int64_t group_lines;   // lines of each gate that are done together
   int64_t line_features; // room for a line
   // Parts of the workspace, in floats.
@@ -101,6 +123,8 @@ struct SequencePlan {
   int64_t projected_floats;
   int64_t list_floats;
   int64_t gate_floats;    // kGru with candidate: gates between the two parts of a step
+  int64_t sum_floats;     // of each thread: sums of the gates of a group of lines
+  int64_t product_floats;  // of each thread: workspace of the products
   int64_t member_floats;  // of each thread
   int64_t workspace_floats;
 };

@@ -12,6 +12,7 @@
 #include "tensorflow/core/framework/shape_inference.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/low_precision.h"
 #include "tf_blocksparse/custom_ops/cc/ops/block_index_cache.h"
+#include "tf_blocksparse/custom_ops/cc/ops/low_precision_support.h"
 #include "tf_blocksparse/custom_ops/cc/ops/op_support.h"
 
 namespace blocksparse {
@@ -25,27 +26,6 @@ using tensorflow::TensorShape;
 using tensorflow::shape_inference::DimensionHandle;
 using tensorflow::shape_inference::InferenceContext;
 using tensorflow::shape_inference::ShapeHandle;
-
-BlockType BlockTypeOf(tensorflow::DataType type) {
-  return type == tensorflow::DT_INT8 ? BlockType::kInt8 : BlockType::kBfloat16;
-}
-
-int64_t WordRows(int64_t height, BlockType type) { return (height - 1) / RowsPerWord(type) + 1; }
-
-absl::Status CheckXType(const std::string& x_dtype, BlockType type) {
-  if (x_dtype == "float32" || (x_dtype == "bfloat16") == (type == BlockType::kBfloat16)) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("x_dtype must be float32 or the type of the blocks, ",
-                                                 type == BlockType::kInt8 ? "int8" : "bfloat16", ", got ", x_dtype));
-}
-
-// A vector of `size` elements or, with `optional`, of none.
-absl::Status CheckVector(const Tensor& tensor, const char* name, int64_t size, bool optional) {
-  if (tensor.dims() == 1 && (tensor.dim_size(0) == size || (optional && tensor.dim_size(0) == 0))) {
-    return absl::OkStatus();
-  }
-  return absl::InvalidArgumentError(absl::StrCat(name, " must have shape [", size, "]", optional ? " or [0]" : "",
-                                                 ", got shape ", tensor.shape().DebugString()));
-}
 
 absl::Status InferShape(InferenceContext* c) {
   ShapeHandle x;
@@ -63,12 +43,14 @@ absl::Status InferShape(InferenceContext* c) {
   TF_RETURN_IF_ERROR(c->GetAttr("block_height", &height));
   TF_RETURN_IF_ERROR(c->GetAttr("out_features", &out_features));
   TF_RETURN_IF_ERROR(c->GetAttr("gates", &gates));
-  TF_RETURN_IF_ERROR(CheckXType(x_dtype, BlockTypeOf(type)));
+  BlockType block_type;
+  XType x_type;
+  TF_RETURN_IF_ERROR(ReadTypes(type, x_dtype, &block_type, &x_type));
   TF_RETURN_IF_ERROR(InvalidIf(MakeGrid(1, out_features, gates, 1, 1, &grid)));  // the attributes by themselves
   TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &x));
   TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 4, &blocks));
-  TF_RETURN_IF_ERROR(c->WithValue(c->Dim(blocks, 1), WordRows(height, BlockTypeOf(type)), &unused));
-  TF_RETURN_IF_ERROR(c->WithValue(c->Dim(blocks, 3), RowsPerWord(BlockTypeOf(type)), &unused));
+  TF_RETURN_IF_ERROR(c->WithValue(c->Dim(blocks, 1), WordRows(height, block_type), &unused));
+  TF_RETURN_IF_ERROR(c->WithValue(c->Dim(blocks, 3), RowsPerWord(block_type), &unused));
   for (int input = 2; input < 6; ++input) TF_RETURN_IF_ERROR(c->WithRank(c->input(input), 1, &vector));
   TF_RETURN_IF_ERROR(c->Merge(c->Dim(blocks, 0), c->Dim(c->input(2), 0), &unused));
   c->set_output(0, c->Matrix(c->Dim(x, 0), out_features));
@@ -104,10 +86,7 @@ class LowPrecisionMatMulOp : public OpKernel {
     OP_REQUIRES_OK(construction, construction->GetAttr("gates", &gates_));
     OP_REQUIRES_OK(construction, construction->GetAttr("x_dtype", &x_dtype));
     OP_REQUIRES_OK(construction, construction->GetAttr("activation", &activation));
-    block_type_ = BlockTypeOf(type);
-    OP_REQUIRES_OK(construction, CheckXType(x_dtype, block_type_));
-    if (x_dtype == "bfloat16") x_type_ = XType::kBfloat16;
-    if (x_dtype == "int8") x_type_ = XType::kInt8;
+    OP_REQUIRES_OK(construction, ReadTypes(type, x_dtype, &block_type_, &x_type_));
     activation_ = ActivationOf(activation);
     OP_REQUIRES_OK(construction, GetTable(&table_));
     tables_ = ChooseLowPrecisionTables(table_->isa);
@@ -150,20 +129,9 @@ class LowPrecisionMatMulOp : public OpKernel {
   // All but the pattern.
   absl::Status CheckInputs(OpKernelContext* context, Grid* grid) const {
     const Tensor& x = context->input(0);
-    const Tensor& blocks = context->input(1);
-    const Tensor& indices = context->input(2);
     TF_RETURN_IF_ERROR(CheckRank(x, 2, "x", "[batch, in_features]"));
-    TF_RETURN_IF_ERROR(CheckRank(blocks, 4, "blocks", "[num_blocks, ceil(block_height / p), width, p]"));
-    TF_RETURN_IF_ERROR(CheckRank(indices, 1, "indices", "[num_blocks]"));
-    TF_RETURN_IF_ERROR(CheckRank(context->input(3), 1, "indptr", "[block columns + 1]"));
-    TF_RETURN_IF_ERROR(CheckDim(indices, 0, "indices", blocks.dim_size(0), "the number of blocks"));
-    TF_RETURN_IF_ERROR(InvalidIf(MakeGrid(x.dim_size(1), out_features_, gates_, height_, blocks.dim_size(2), grid)));
-    const bool int8 = block_type_ == BlockType::kInt8;
-    TF_RETURN_IF_ERROR(CheckDim(blocks, 1, "blocks", WordRows(height_, block_type_),
-                                int8 ? "ceil(block_height / 4)" : "ceil(block_height / 2)"));
-    TF_RETURN_IF_ERROR(CheckDim(blocks, 3, "blocks", RowsPerWord(block_type_),
-                                int8 ? "rows side by side, for int8" : "rows side by side, for bfloat16"));
-    TF_RETURN_IF_ERROR(CheckVector(context->input(4), "scales", int8 ? out_features_ : 0, false));
+    TF_RETURN_IF_ERROR(CheckLowPrecision({context->input(1), context->input(2), context->input(3), context->input(4)},
+                                         block_type_, height_, x.dim_size(1), out_features_, gates_, grid));
     return CheckVector(context->input(5), "bias", out_features_, true);
   }
 

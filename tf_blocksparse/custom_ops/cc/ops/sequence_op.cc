@@ -183,26 +183,17 @@ class SequenceOp : public OpKernel {
     const int64_t recurrent_gates = candidate == nullptr ? gates : 2;
     inputs->x = Floats(x);
     inputs->h = Floats(h);
-    inputs->candidate_blocks = Floats(candidate);
-    inputs->kernel_blocks =
+    inputs->candidate = {Floats(candidate), nullptr};
+    inputs->kernel.blocks =
         Floats(call->Matrix("kernel", false, x->dim_size(2), gates * units, gates, &kernel_, &indices->kernel));
-    inputs->recurrent_blocks = Floats(call->Matrix("recurrent", false, units, recurrent_gates * units, recurrent_gates,
+    inputs->recurrent.blocks = Floats(call->Matrix("recurrent", false, units, recurrent_gates * units, recurrent_gates,
                                                    &recurrent_, &indices->recurrent));
-    ReadBias(call, candidate != nullptr, gates * units, inputs);
+    ReadBias(call, *sequence, units, candidate != nullptr, inputs);
     inputs->mask = ReadMask(call, *sequence);
     sequence->kernel = indices->kernel.get();
     sequence->recurrent = indices->recurrent.get();
     sequence->candidate = indices->candidate.get();
     if (call->ok()) call->Require(InvalidIf(CheckSequence(*sequence)));
-  }
-
-  static void ReadBias(SequenceCall* call, bool candidate, int64_t out, SequenceInputs* inputs) {
-    if (CELL == Cell::kGru && !candidate) {
-      inputs->bias = Floats(call->Optional("bias", {2, out}, "[2, 3 * units]"));
-      if (inputs->bias != nullptr) inputs->recurrent_bias = inputs->bias + out;
-    } else {
-      inputs->bias = Floats(call->Optional("bias", {out}, "[gates * units]"));
-    }
   }
 
   absl::Status AllocateOutputs(OpKernelContext* context, const Sequence& sequence, SequenceOutputs* outputs) const {

@@ -16,8 +16,6 @@ constexpr const char* kActivationAttr = "activation: {'linear', 'relu', 'tanh', 
 constexpr const char* kRecurrentActivationAttr =
     "recurrent_activation: {'linear', 'relu', 'tanh', 'sigmoid'} = 'sigmoid'";
 
-inline int64_t GatesOf(Cell cell) { return cell == Cell::kRnn ? 1 : cell == Cell::kGru ? 3 : 4; }
-
 // Reads inputs of a call one after the other; the first error stays.
 class SequenceCall {
  public:
@@ -50,6 +48,9 @@ inline const float* Floats(const tensorflow::Tensor* tensor) {
 
 // The attributes; what depends on the inputs is set by each call.
 absl::Status ReadSequence(tensorflow::OpKernelConstruction* construction, Cell cell, Sequence* sequence);
+
+// The bias; that of a GRU without candidate is two, of x and of h.
+void ReadBias(SequenceCall* call, const Sequence& sequence, int64_t units, bool candidate, SequenceInputs* inputs);
 
 // The mask that a call has, or null.
 const bool* ReadMask(SequenceCall* call, const Sequence& sequence);

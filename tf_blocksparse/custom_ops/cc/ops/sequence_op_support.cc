@@ -86,6 +86,16 @@ absl::Status ReadSequence(OpKernelConstruction* construction, Cell cell, Sequenc
   return status;
 }
 
+void ReadBias(SequenceCall* call, const Sequence& sequence, int64_t units, bool candidate, SequenceInputs* inputs) {
+  const int64_t out = GatesOf(sequence.cell) * units;
+  if (sequence.cell == Cell::kGru && !candidate) {
+    inputs->bias = Floats(call->Optional("bias", {2, out}, "[2, 3 * units]"));
+    if (inputs->bias != nullptr) inputs->recurrent_bias = inputs->bias + out;
+  } else {
+    inputs->bias = Floats(call->Optional("bias", {out}, "[gates * units]"));
+  }
+}
+
 const bool* ReadMask(SequenceCall* call, const Sequence& sequence) {
   const Tensor* mask = sequence.time_major ? call->Optional("mask", {sequence.time, sequence.batch}, "[time, batch]")
                                            : call->Optional("mask", {sequence.batch, sequence.time}, "[batch, time]");
