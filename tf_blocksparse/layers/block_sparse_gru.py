@@ -3,7 +3,8 @@
 import keras
 from keras import ops
 
-from tf_blocksparse.layers.block_sparse_rnn import BlockSparseCell, BlockSparseRNN
+from tf_blocksparse.layers.block_sparse_cell import BlockSparseCell
+from tf_blocksparse.layers.block_sparse_rnn import BlockSparseRNN
 
 
 class _Cell(BlockSparseCell):
