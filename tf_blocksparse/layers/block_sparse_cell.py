@@ -1,4 +1,4 @@
-"""What the cells of the block-sparse recurrent layers share: their weights and a time step."""
+"""What the cells of the block-sparse recurrent layers share: their weights, a time step, and all of them in one op."""
 
 import keras
 from keras import ops
@@ -6,6 +6,13 @@ from keras import ops
 from tf_blocksparse.blocks import BlockGrid, canonical_block_shape
 from tf_blocksparse.layers.storage_dtype import check_dtypes, is_trainable, make_weight
 
+# The activations that the op for whole sequences has.
+KERNELS = {
+    keras.activations.linear: "linear",
+    keras.activations.relu: "relu",
+    keras.activations.tanh: "tanh",
+    keras.activations.sigmoid: "sigmoid",
+}
 # Arguments that a cell and its layer share: name -> (how to read it, how to write it in a config).
 _SHARED = {
     name: getattr(keras, module)
@@ -23,11 +30,14 @@ _PLAIN = ("units", "use_bias", "dropout", "recurrent_dropout", "seed", "block_sh
 class BlockSparseCell(keras.layers.Layer):
     """A recurrent cell with block-sparse kernels whose input comes already multiplied by the kernel.
 
-    Subclasses say how many `gates` and states they have, and compute a step.
+    Subclasses say how many `gates` and states they have, compute a step, and name the op that computes all of them
+    and the `activations` that it takes.
     """
 
     gates = 1
     num_states = 1
+    sequence_op = None
+    activations = ("activation", "recurrent_activation")
 
     def __init__(
         self,
@@ -140,6 +150,31 @@ class BlockSparseCell(keras.layers.Layer):
             states: the last states.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement step().")
+
+    def sequence(self, inputs, states, mask=None, **options):
+        """All time steps in one op: the output, and the states after the last step.
+
+        Args:
+            inputs: `[batch, time, in]`, float32.
+            states: list of `[batch, units]`, float32.
+            mask: `[batch, time]`, bool, or None.
+            **options: of the op.
+        """
+        weights = [getattr(self, name) for name in self.matrices()]
+        return type(self).sequence_op(
+            inputs,
+            *states,
+            *((w.blocks, w.indices, w.indptr) for w in weights),
+            bias=None if self.bias is None else ops.cast(self.bias, "float32"),
+            mask=mask,
+            **{name: KERNELS[getattr(self, name)] for name in self.activations},
+            **options,
+        )
+
+    @property
+    def drops_states(self):
+        """Whether states are dropped in training."""
+        return 0.0 < self.recurrent_dropout < 1.0
 
     def get_initial_state(self, batch_size=None):
         return [ops.zeros((batch_size, d), dtype=self.compute_dtype) for d in self.state_size]
