@@ -111,7 +111,7 @@ def block_sparse_gru_reference(
             "block_sparse_gru_reference", x, {"h0": h0}, matrices, bias, mask,
             gates=3, two_biases=reset_after, time_major=time_major,
         )  # fmt: skip
-        biases = tf.unstack(inputs["bias"][0]) if reset_after and inputs["bias"] else inputs["bias"]
+        biases = tf.unstack(inputs["bias"][0], num=2) if reset_after and inputs["bias"] else inputs["bias"]
 
         def step(projected, h):
             x_z, x_r, x_g = tf.split(projected, 3, axis=1)  # [batch, units] each
