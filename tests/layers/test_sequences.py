@@ -192,6 +192,7 @@ def test_what_the_op_does_not_do_is_done_in_steps(case, reason):
 
 def operations(layer, training=False):
     """Types of all operations in the graph of a call."""
+    layer.build((BATCH, TIME, FEATURES))
     call = tf.function(lambda x: layer(x, training=training))
     graph = call.get_concrete_function(tf.TensorSpec([BATCH, TIME, FEATURES])).graph
     return {op.type for op in graph.get_operations()}
@@ -288,6 +289,7 @@ def test_wrong_states(case, implementation):
 @pytest.mark.parametrize("case", NEW)
 def test_states_whose_batch_the_graph_does_not_know(case):
     layer = NEW[case]()
+    layer.build((None, None, FEATURES))
     signature = [tf.TensorSpec([None, None, FEATURES]), [tf.TensorSpec([None, 9])] * len(states_of(case))]
     call = tf.function(lambda x, states: layer(x, initial_state=states), input_signature=signature)
     assert call(normal(BATCH, TIME, FEATURES), states_of(case)).shape == (BATCH, 9)

@@ -41,7 +41,7 @@ def block_sparse_rnn(
 
     `W` `[in_features, units]` and `U` `[units, units]` are block-sparse. Each is given as a tuple `(blocks, indices,
     indptr)` of float32 `[num_blocks, height, width]`, int32 `[num_blocks]` and int32 `[block_columns + 1]`, in column
-    order as in `block_sparse_matmul(order="column")`.
+    order as in `block_sparse_matmul(order="column")`; all blocks have one width.
 
     Where `mask` is False for a time step of an example, its state stays what it is, and its output is the one before:
     zeros if there is none, or with `zero_output_for_mask`.
@@ -127,7 +127,8 @@ def block_sparse_gru(
     the candidate `g_t = activation(x_t W_g + r_t (h_(t-1) U_g + b_g) + bias_g)`; or, if `candidate_kernel` is given,
     `g_t = activation(x_t W_g + (r_t h_(t-1)) U_g + bias_g)`, which is Keras's `reset_after=False`.
 
-    Matrices hold their gates side by side, in this order, and the grid of blocks is laid on each gate's.
+    Matrices hold their gates side by side, in this order, and the grid of blocks is laid on each gate's. All blocks have
+    one width, and those of the candidate's matrix the shape of the recurrent one's.
 
     Differentiable once, with respect to `x`, `h0`, blocks and `bias`. For second derivatives use
     `block_sparse_gru_reference`.
@@ -209,7 +210,7 @@ def block_sparse_lstm(
 
     `c_t = f_t c_(t-1) + i_t activation(g_t)` and `h_t = o_t activation(c_t)`, where i, f, g and o are the four parts of
     `x_t W + h_(t-1) U + bias`, of which i, f and o go through `recurrent_activation`. Matrices hold them side by side,
-    in this order, and the grid of blocks is laid on each one's.
+    in this order, and the grid of blocks is laid on each one's. All blocks have one width.
 
     Differentiable once, with respect to `x`, `h0`, `c0`, blocks and `bias`. For second derivatives use
     `block_sparse_lstm_reference`.

@@ -13,7 +13,7 @@ def sequence_inputs(caller, x, states, matrices, bias, mask, *, gates, time_majo
             `_reference` any floating dtype.
         x: `[batch, time, in_features]`, or `[time, batch, in_features]` if `time_major`.
         states: dict by name, of `[batch, units]`.
-        matrices: dict by name, of tuples `(blocks, indices, indptr)`; what is None is left out.
+        matrices: dict by name, of tuples `(blocks, indices, indptr)`. The candidate's may be None.
         bias: None or a tensor.
         mask: None or bool `[batch, time]`, with `time_major` `[time, batch]`.
         gates: int. The bias is `[gates * units]`.
@@ -34,7 +34,7 @@ def sequence_inputs(caller, x, states, matrices, bias, mask, *, gates, time_majo
     leading = x.shape[:2] if x.shape.rank else [None, None]
     inputs = {"x": x, **_states(caller, states, x, leading[1 if time_major else 0])}
     for name, matrix in matrices.items():
-        if matrix is None:
+        if matrix is None and name == "candidate":
             continue
         blocks, indices, indptr = _matrix(caller, name, matrix, x)
         inputs |= {f"{name}_blocks": blocks, f"{name}_indices": indices, f"{name}_indptr": indptr}
