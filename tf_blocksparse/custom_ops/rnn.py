@@ -127,7 +127,7 @@ def block_sparse_gru(
     the candidate `g_t = activation(x_t W_g + r_t (h_(t-1) U_g + b_g) + bias_g)`; or, if `candidate_kernel` is given,
     `g_t = activation(x_t W_g + (r_t h_(t-1)) U_g + bias_g)`, which is Keras's `reset_after=False`.
 
-    Matrices hold their gates side by side, in this order, and the grid of blocks is laid on each gate's. All blocks have
+    Matrices hold their gates side by side, in this order; the grid of blocks is laid on each gate's. All blocks have
     one width, and those of the candidate's matrix the shape of the recurrent one's.
 
     Differentiable once, with respect to `x`, `h0`, blocks and `bias`. For second derivatives use
