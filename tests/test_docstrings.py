@@ -15,6 +15,8 @@ MODULES = [
     "custom_ops.gather",
     "custom_ops.low_precision_matmul",
     "custom_ops.matmul",
+    "custom_ops.rnn",
+    "custom_ops.rnn_reference",
     "layers.block_sparse_dense",
     "layers.block_sparse_embedding",
     "layers.block_sparse_lstm",

@@ -71,10 +71,10 @@ def block_sparse_matmul(
     x, blocks, indices, indptr = _convert(x, blocks, indices, indptr, "block_sparse_matmul")
     bias = [] if bias is None else [tf.convert_to_tensor(bias, name="bias")]
     for argument, tensor in (("x", x), ("blocks", blocks), *(("bias", b) for b in bias)):
-        _check_float32(argument, tensor, "block_sparse_matmul")
+        check_float32(argument, tensor, "block_sparse_matmul")
     check_features(out_features, gates)
-    _check_choice("activation", activation, ACTIVATIONS)
-    _check_choice("order", order, ORDERS)
+    check_choice("activation", activation, ACTIVATIONS)
+    check_choice("order", order, ORDERS)
     flat = flatten(x)  # [rows, in_features]
     y = ops().block_sparse_mat_mul(
         flat, blocks, indices, indptr, bias,
@@ -121,8 +121,8 @@ def block_sparse_matmul_reference(
         caller = "block_sparse_matmul_reference"
         x, blocks, indices, indptr = _convert(x, blocks, indices, indptr, caller)
         check_features(out_features, gates)
-        _check_choice("activation", activation, ACTIVATIONS)
-        _check_choice("order", order, ORDERS)
+        check_choice("activation", activation, ACTIVATIONS)
+        check_choice("order", order, ORDERS)
         flat = flatten(x)  # [rows, in_features]
         height, width = _static_or_dynamic(blocks, 1), _static_or_dynamic(blocks, 2)
         block_rows, block_columns = row_of_blocks(indptr), indices  # [num_blocks]
@@ -207,7 +207,7 @@ def convert_with_hint(values, dtype, name):
     return tf.convert_to_tensor(values, dtype_hint=hint, name=name)
 
 
-def _check_float32(argument, tensor, caller):
+def check_float32(argument, tensor, caller):
     """Refuses other dtypes, which the kernels do not have."""
     if tensor.dtype != tf.float32:
         raise TypeError(
@@ -233,7 +233,7 @@ def check_features(out_features, gates):
         )
 
 
-def _check_choice(argument, value, choices):
+def check_choice(argument, value, choices):
     """Refuses a word that means nothing here."""
     if value not in choices:
         raise ValueError(f"`{argument}` must be one of {', '.join(map(repr, choices))}, got {value!r}.")

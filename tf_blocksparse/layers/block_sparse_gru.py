@@ -3,11 +3,14 @@
 import keras
 from keras import ops
 
-from tf_blocksparse.layers.block_sparse_rnn import BlockSparseCell, BlockSparseRNN
+from tf_blocksparse.custom_ops import block_sparse_gru
+from tf_blocksparse.layers.block_sparse_cell import BlockSparseCell
+from tf_blocksparse.layers.block_sparse_rnn import BlockSparseRNN
 
 
 class _Cell(BlockSparseCell):
     gates = 3
+    sequence_op = block_sparse_gru
 
     def __init__(self, *args, reset_after=True, **kwargs):
         super().__init__(*args, **kwargs)
@@ -72,11 +75,16 @@ class BlockSparseGRU(BlockSparseRNN):
             trainable.
         product_dtype: what inputs and states are rounded to for a product with `bfloat16` or `int8` blocks: None is
             the same, `"float32"` not at all.
+        implementation: `"auto"`, `"sequence"` or `"step"`. One op for the whole sequence; or a loop over time steps,
+            slower, that does what the op does not: other activations than linear, relu, tanh and sigmoid, recurrent
+            dropout in training, `unroll`, blocks that are not float32, second derivatives. `"auto"` takes the op
+            where it can, `"sequence"` is an error that says why where it cannot.
         **kwargs: all other arguments of `keras.layers.GRU`, with its defaults, but for `use_cudnn`. Kernels take
             the regularizers L1 and L2 and the constraint NonNeg.
 
     Input shape:
-        `[batch, time, in]`; masks, `initial_state` and `training` as in Keras.
+        `[batch, time, in]`; masks, `initial_state` and `training` as in Keras. A gradient of a call without
+        `training=True` computes the sequence twice.
 
     Output shape:
         `[batch, units]`, or `[batch, time, units]` with `return_sequences=True`.

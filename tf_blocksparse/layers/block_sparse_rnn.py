@@ -1,167 +1,17 @@
-"""What the block-sparse recurrent layers share.
+"""What the block-sparse recurrent layers share: all time steps in one op, or one after another.
 
-Keras's `RNN` does the loop, the states, the masks and the order of time. Here the inputs of all time steps are
-multiplied by the kernel in one product before the loop, so that the loop's cell only multiplies by the recurrent
-kernel.
+The op is the fast way. Where a layer asks for something that it does not do, Keras's `RNN` does the loop, the states,
+the masks and the order of time; the inputs of all time steps are multiplied by the kernel in one product before the
+loop, so that the loop's cell only multiplies by the recurrent kernel. Both give the same within float32 rounding.
 """
 
 import keras
 from keras import ops
 
-from tf_blocksparse.blocks import BlockGrid, canonical_block_shape
-from tf_blocksparse.layers.storage_dtype import check_dtypes, is_trainable, make_weight, refuse_training
+from tf_blocksparse.layers.block_sparse_cell import KERNELS
+from tf_blocksparse.layers.storage_dtype import refuse_training
 
-# Arguments that a cell and its layer share: name -> (how to read it, how to write it in a config).
-_SHARED = {
-    name: getattr(keras, module)
-    for module, names in {
-        "activations": ("activation", "recurrent_activation"),
-        "initializers": ("kernel_initializer", "recurrent_initializer", "bias_initializer"),
-        "regularizers": ("kernel_regularizer", "recurrent_regularizer", "bias_regularizer"),
-        "constraints": ("kernel_constraint", "recurrent_constraint", "bias_constraint"),
-    }.items()
-    for name in names
-}
-_PLAIN = ("units", "use_bias", "dropout", "recurrent_dropout", "seed", "block_shape", "storage_dtype", "product_dtype")
-
-
-class BlockSparseCell(keras.layers.Layer):
-    """A recurrent cell with block-sparse kernels whose input comes already multiplied by the kernel.
-
-    Subclasses say how many `gates` and states they have, and compute a step.
-    """
-
-    gates = 1
-    num_states = 1
-
-    def __init__(
-        self,
-        units,
-        activation="tanh",
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-        recurrent_initializer="orthogonal",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        recurrent_regularizer=None,
-        bias_regularizer=None,
-        kernel_constraint=None,
-        recurrent_constraint=None,
-        bias_constraint=None,
-        dropout=0.0,
-        recurrent_dropout=0.0,
-        seed=None,
-        block_shape=(4, 4),
-        num_blocks=None,
-        storage_dtype="float32",
-        product_dtype=None,
-        recurrent_activation=None,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        if not isinstance(units, int) or isinstance(units, bool) or units < 1:
-            raise ValueError(f"`units` must be a positive integer. Received: units={units!r}.")
-        check_dtypes(storage_dtype, product_dtype)
-        given = dict(locals())
-        for name, module in _SHARED.items():
-            setattr(self, name, module.get(given[name]))
-        self.units = units
-        self.use_bias = use_bias
-        self.dropout = min(1.0, max(0.0, dropout))
-        self.recurrent_dropout = min(1.0, max(0.0, recurrent_dropout))
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
-        self.block_shape = canonical_block_shape(block_shape)
-        self.num_blocks = dict(num_blocks or {})
-        self.storage_dtype = storage_dtype
-        self.product_dtype = product_dtype
-        self.state_size = [units] * self.num_states
-        self.output_size = units
-        self.supports_jit = False  # the op has no XLA kernel
-        self._recurrent_mask = None
-
-    def build(self, input_shape):
-        self.kernel = self._weight("kernel", input_shape[-1], self.gates, "kernel")
-        self._build_recurrent()
-        self.bias = None
-        if self.use_bias:
-            self.bias = self.add_weight(
-                shape=self._bias_shape(),
-                initializer=self._bias_initializer(),
-                regularizer=self.bias_regularizer,
-                constraint=self.bias_constraint,
-                trainable=is_trainable(self),
-                name="bias",
-            )
-
-    def _build_recurrent(self):
-        self.recurrent_kernel = self._weight("recurrent_kernel", self.units, self.gates, "recurrent")
-
-    def _weight(self, name, in_features, gates, settings):
-        unknown = sorted(set(self.num_blocks) - set(self.matrices()))
-        if unknown:
-            raise ValueError(
-                f"`num_blocks` of {type(self).__name__} is a dict with keys of {self.matrices()}. Received: {unknown}."
-            )
-        return make_weight(
-            self,
-            name,
-            BlockGrid((in_features, gates * self.units), self.block_shape, gates),
-            self.num_blocks.get(name),
-            getattr(self, f"{settings}_initializer"),
-            getattr(self, f"{settings}_regularizer"),
-            getattr(self, f"{settings}_constraint"),
-        )
-
-    def matrices(self):
-        """Names of the block-sparse weights, in the order of the Keras twin's columns."""
-        return ("kernel", "recurrent_kernel")
-
-    def _bias_shape(self):
-        return (self.gates * self.units,)
-
-    def _bias_initializer(self):
-        return self.bias_initializer
-
-    def project(self, inputs):
-        """`inputs @ kernel + bias` for `inputs` `[..., in]`: `[..., gates * units]`."""
-        return self.kernel.matmul(inputs, None if self.bias is None else self._input_bias())
-
-    def _input_bias(self):
-        return self.bias
-
-    def call(self, inputs, states, training=False):
-        h = states[0]  # [batch, units]
-        dropped = h if self._recurrent_mask is None else h * self._recurrent_mask
-        new_states = self.step(inputs, dropped, states)
-        return new_states[0], new_states
-
-    def step(self, projected, h, states):
-        """One time step: new states, the output first.
-
-        Args:
-            projected: `[batch, gates * units]`, from `project()`.
-            h: `[batch, units]`, the last output, after recurrent dropout.
-            states: the last states.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must implement step().")
-
-    def get_initial_state(self, batch_size=None):
-        return [ops.zeros((batch_size, d), dtype=self.compute_dtype) for d in self.state_size]
-
-    def dropout_mask(self, shape, rate):
-        """Mask of `shape` for inputs (or states) that all time steps share."""
-        ones = ops.ones(shape, dtype=self.compute_dtype)
-        return keras.random.dropout(ones, rate, seed=self.seed_generator)
-
-    def get_config(self):
-        config = super().get_config()
-        for name, module in _SHARED.items():
-            config[name] = module.serialize(getattr(self, name))
-        for name in _PLAIN:
-            config[name] = getattr(self, name)
-        config["num_blocks"] = dict(self.num_blocks) or None
-        return config
+IMPLEMENTATIONS = ("auto", "sequence", "step")
 
 
 class BlockSparseRNN(keras.layers.RNN):
@@ -183,8 +33,13 @@ class BlockSparseRNN(keras.layers.RNN):
         name=None,
         dtype=None,
         trainable=True,
+        implementation="auto",
         **cell_arguments,
     ):
+        if implementation not in IMPLEMENTATIONS:
+            raise ValueError(
+                f"`implementation` must be one of {IMPLEMENTATIONS}. Received: implementation={implementation!r}."
+            )
         super().__init__(
             self.cell_class(units, dtype=dtype, trainable=trainable, **cell_arguments),
             return_sequences=return_sequences,
@@ -200,23 +55,96 @@ class BlockSparseRNN(keras.layers.RNN):
         )
         self.input_spec = keras.layers.InputSpec(ndim=3)
         self.supports_jit = False
+        self.implementation = implementation
+        self._use_op(training=False)  # refuses early what can never be
 
     @property
     def units(self):
         """Size of the output and of each state."""
         return self.cell.units
 
+    def why_step(self, training=False):
+        """Why time steps are computed one after another, in a few words; None if one op computes them all.
+
+        Args:
+            training: bool, whether the layer is called in training.
+        """
+        cell = self.cell
+        if self.implementation == "step":
+            return "implementation='step'"
+        if self.unroll:
+            return "unroll=True asks for a loop"
+        if cell.storage_dtype != "float32":
+            return f"the op has no kernels for blocks stored as {cell.storage_dtype}"
+        for name in cell.activations:
+            function = getattr(cell, name)
+            if function not in KERNELS:
+                known = ", ".join(KERNELS.values())
+                return f"{name}={keras.activations.serialize(function)!r} is none that the op has: {known}"
+        if training and cell.drops_states:
+            return f"recurrent_dropout={cell.recurrent_dropout} drops states between steps in training"
+        return None
+
+    def _use_op(self, training):
+        why_step = self.why_step(training)
+        if why_step and self.implementation == "sequence":
+            raise ValueError(
+                f"{type(self).__name__} {self.name!r} cannot compute a sequence in one op: {why_step}. Received: "
+                "implementation='sequence'. Use implementation='auto', which loops over time steps where it has to."
+            )
+        return why_step is None
+
     def call(self, sequences, initial_state=None, mask=None, training=False):
         cell = self.cell
         refuse_training(self, cell.storage_dtype, training)
-        batch = ops.shape(sequences)[0]
         if training and 0.0 < cell.dropout < 1.0:
             # [batch, 1, in]: the same inputs are dropped at every time step
-            sequences = sequences * cell.dropout_mask((batch, 1, sequences.shape[2]), cell.dropout)
-        if training and 0.0 < cell.recurrent_dropout < 1.0:
-            cell._recurrent_mask = cell.dropout_mask((batch, cell.units), cell.recurrent_dropout)
+            shape = (ops.shape(sequences)[0], 1, sequences.shape[2])
+            sequences = sequences * cell.dropout_mask(shape, cell.dropout)
+        states = self._states_before(sequences, initial_state)
+        mask = keras.tree.flatten(mask)[0]  # of several, the inputs': `initial_state` may come with some
+        call = self._call_op if self._use_op(training) else self._call_steps
+        return call(sequences, states, mask, training)
+
+    def _states_before(self, sequences, given):
+        """The states before the first step: a list of `[batch, units]`."""
+        batch = sequences.shape[0]
+        if given is None:
+            given = self.states if self.stateful else self.get_initial_state(ops.shape(sequences)[0])
+        states = [ops.convert_to_tensor(s, dtype=self.compute_dtype) for s in keras.tree.flatten(given)]
+        expected = [(batch, size) for size in self.cell.state_size]
+        if not _alike([s.shape for s in states], expected):
+            raise ValueError(
+                f"{type(self).__name__} {self.name!r} needs {len(expected)} state(s) [batch, units], here {expected}. "
+                f"Received: {[tuple(s.shape) for s in states]}, for inputs of shape {tuple(sequences.shape)}."
+            )
+        return states
+
+    def _call_op(self, sequences, states, mask, training):
+        """The layer by one op, which computes in float32 whatever the layer's policy."""
+        output, *states = self.cell.sequence(
+            ops.cast(sequences, "float32"),
+            [ops.cast(s, "float32") for s in states],
+            mask=None if mask is None else ops.cast(mask, "bool"),
+            go_backwards=self.go_backwards,
+            return_sequences=self.return_sequences,
+            zero_output_for_mask=self.zero_output_for_mask,
+            save=bool(training),  # a gradient without it computes the sequence once more
+        )
+        output, *states = (ops.cast(x, self.compute_dtype) for x in (output, *states))
+        if self.stateful:
+            for variable, state in zip(self.states, states, strict=True):
+                variable.assign(state)
+        return (output, *states) if self.return_state else output
+
+    def _call_steps(self, sequences, states, mask, training):
+        """The layer by Keras's loop over time steps."""
+        cell = self.cell
+        if training and cell.drops_states:
+            shape = (ops.shape(sequences)[0], cell.units)
+            cell._recurrent_mask = cell.dropout_mask(shape, cell.recurrent_dropout)
         try:
-            return super().call(cell.project(sequences), initial_state=initial_state, mask=mask, training=training)
+            return super().call(cell.project(sequences), initial_state=states, mask=mask, training=training)
         finally:
             cell._recurrent_mask = None
 
@@ -224,8 +152,17 @@ class BlockSparseRNN(keras.layers.RNN):
         config = super().get_config()
         del config["cell"]
         config["activity_regularizer"] = keras.regularizers.serialize(self.activity_regularizer)
+        config["implementation"] = self.implementation
         return {**self.cell.get_config(), **config}  # name and dtype are the layer's
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         return cls(**config)
+
+
+def _alike(shapes, expected):
+    """Whether two lists of shapes are equal where both are known."""
+    if [len(s) for s in shapes] != [len(e) for e in expected]:
+        return False
+    pairs = [(a, b) for s, e in zip(shapes, expected, strict=True) for a, b in zip(s, e, strict=True)]
+    return all(a == b or None in (a, b) for a, b in pairs)

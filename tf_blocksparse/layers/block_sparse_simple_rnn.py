@@ -2,10 +2,15 @@
 
 import keras
 
-from tf_blocksparse.layers.block_sparse_rnn import BlockSparseCell, BlockSparseRNN
+from tf_blocksparse.custom_ops import block_sparse_rnn
+from tf_blocksparse.layers.block_sparse_cell import BlockSparseCell
+from tf_blocksparse.layers.block_sparse_rnn import BlockSparseRNN
 
 
 class _Cell(BlockSparseCell):
+    sequence_op = block_sparse_rnn
+    activations = ("activation",)
+
     def step(self, projected, h, states):
         return [self.activation(projected + self.recurrent_kernel.matmul(h))]
 
@@ -32,11 +37,16 @@ class BlockSparseSimpleRNN(BlockSparseRNN):
             trainable.
         product_dtype: what inputs and states are rounded to for a product with `bfloat16` or `int8` blocks: None is
             the same, `"float32"` not at all.
+        implementation: `"auto"`, `"sequence"` or `"step"`. One op for the whole sequence; or a loop over time steps,
+            slower, that does what the op does not: other activations than linear, relu, tanh and sigmoid, recurrent
+            dropout in training, `unroll`, blocks that are not float32, second derivatives. `"auto"` takes the op
+            where it can, `"sequence"` is an error that says why where it cannot.
         **kwargs: all other arguments of `keras.layers.SimpleRNN`, with its defaults. Kernels take the
             regularizers L1 and L2 and the constraint NonNeg.
 
     Input shape:
-        `[batch, time, in]`; masks, `initial_state` and `training` as in Keras.
+        `[batch, time, in]`; masks, `initial_state` and `training` as in Keras. A gradient of a call without
+        `training=True` computes the sequence twice.
 
     Output shape:
         `[batch, units]`, or `[batch, time, units]` with `return_sequences=True`.
