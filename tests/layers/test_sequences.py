@@ -173,7 +173,6 @@ def test_training_is_the_same(case):
 REASONS = {
     "activation": (dict(activation="gelu"), False, r"activation='gelu' is none that the op has: linear, relu"),
     "unroll": (dict(unroll=True), False, "unroll=True"),
-    "storage": (dict(storage_dtype="int8"), False, "blocks stored as int8"),
     "recurrent_dropout": (dict(recurrent_dropout=0.5), True, r"recurrent_dropout=0.5 drops states"),
 }
 

@@ -9,6 +9,7 @@ from tf_blocksparse.custom_ops.low_precision_matmul import (
 )
 from tf_blocksparse.custom_ops.matmul import block_sparse_matmul, block_sparse_matmul_reference
 from tf_blocksparse.custom_ops.rnn import block_sparse_gru, block_sparse_lstm, block_sparse_rnn
+from tf_blocksparse.custom_ops.rnn_low_precision import block_sparse_sequence_low_precision
 from tf_blocksparse.custom_ops.rnn_reference import (
     block_sparse_gru_reference,
     block_sparse_lstm_reference,
@@ -28,6 +29,7 @@ __all__ = [
     "block_sparse_matmul_reference",
     "block_sparse_rnn",
     "block_sparse_rnn_reference",
+    "block_sparse_sequence_low_precision",
     "library_path",
 ]
 

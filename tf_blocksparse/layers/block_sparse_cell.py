@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from tf_blocksparse.blocks import BlockGrid, canonical_block_shape
+from tf_blocksparse.custom_ops import block_sparse_sequence_low_precision
 from tf_blocksparse.layers.storage_dtype import check_dtypes, is_trainable, make_weight
 
 # The activations that the op for whole sequences has.
@@ -30,12 +31,13 @@ _PLAIN = ("units", "use_bias", "dropout", "recurrent_dropout", "seed", "block_sh
 class BlockSparseCell(keras.layers.Layer):
     """A recurrent cell with block-sparse kernels whose input comes already multiplied by the kernel.
 
-    Subclasses say how many `gates` and states they have, compute a step, and name the op that computes all of them
-    and the `activations` that it takes.
+    Subclasses say what `kind` of cell they are and how many `gates` and states they have, compute a step, and name the
+    op that computes all of them and the `activations` that it takes.
     """
 
     gates = 1
     num_states = 1
+    kind = None
     sequence_op = None
     activations = ("activation", "recurrent_activation")
 
@@ -161,13 +163,20 @@ class BlockSparseCell(keras.layers.Layer):
             **options: of the op.
         """
         weights = [getattr(self, name) for name in self.matrices()]
-        return type(self).sequence_op(
+        options |= {name: KERNELS[getattr(self, name)] for name in self.activations}
+        options["bias"] = None if self.bias is None else ops.cast(self.bias, "float32")
+        if is_trainable(self):
+            matrices = [(w.blocks, w.indices, w.indptr) for w in weights]
+            return type(self).sequence_op(inputs, *states, *matrices, mask=mask, **options)
+        del options["save"]  # there is no gradient
+        return block_sparse_sequence_low_precision(
             inputs,
-            *states,
-            *((w.blocks, w.indices, w.indptr) for w in weights),
-            bias=None if self.bias is None else ops.cast(self.bias, "float32"),
+            states,
+            [w.stored() for w in weights],
+            cell=self.kind,
+            block_height=self.block_shape[0],
+            x_dtype=weights[0].product_dtype,
             mask=mask,
-            **{name: KERNELS[getattr(self, name)] for name in self.activations},
             **options,
         )
 

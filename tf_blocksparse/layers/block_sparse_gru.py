@@ -10,6 +10,7 @@ from tf_blocksparse.layers.block_sparse_rnn import BlockSparseRNN
 
 class _Cell(BlockSparseCell):
     gates = 3
+    kind = "gru"
     sequence_op = block_sparse_gru
 
     def __init__(self, *args, reset_after=True, **kwargs):

@@ -11,6 +11,7 @@ from tf_blocksparse.layers.block_sparse_rnn import BlockSparseRNN
 class _Cell(BlockSparseCell):
     gates = 4
     num_states = 2
+    kind = "lstm"
     sequence_op = block_sparse_lstm
 
     def __init__(self, *args, unit_forget_bias=True, **kwargs):

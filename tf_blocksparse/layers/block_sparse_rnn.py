@@ -74,8 +74,6 @@ class BlockSparseRNN(keras.layers.RNN):
             return "implementation='step'"
         if self.unroll:
             return "unroll=True asks for a loop"
-        if cell.storage_dtype != "float32":
-            return f"the op has no kernels for blocks stored as {cell.storage_dtype}"
         for name in cell.activations:
             function = getattr(cell, name)
             if function not in KERNELS:

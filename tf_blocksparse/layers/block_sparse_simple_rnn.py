@@ -8,6 +8,7 @@ from tf_blocksparse.layers.block_sparse_rnn import BlockSparseRNN
 
 
 class _Cell(BlockSparseCell):
+    kind = "rnn"
     sequence_op = block_sparse_rnn
     activations = ("activation",)
 

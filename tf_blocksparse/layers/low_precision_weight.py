@@ -75,6 +75,10 @@ class LowPrecisionBlockSparseWeight(BlockSparseWeight):
         )
         return ops.cast(y, x.dtype)
 
+    def stored(self):
+        """`(blocks, scales, indices, indptr)`, as `block_sparse_sequence_low_precision` takes them."""
+        return self.blocks, self._scales(), self.indices, self.indptr
+
     def bsr(self):
         """The present values as a `BsrMatrix` of NumPy arrays, widened to float32."""
         parts = [ops.convert_to_numpy(v) for v in (self.blocks, self._scales(), self.indices, self.indptr)]
