@@ -1,5 +1,6 @@
 """`BlockGate`: chooses for each example which blocks of a matrix it is multiplied with, and by how much."""
 
+import contextlib
 import math
 import numbers
 
@@ -68,7 +69,7 @@ class BlockGate(keras.layers.Layer):
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.step = None
-        self.recorder = None  # a function of the gates of every call, set while they are looked at
+        self._receive = None  # what `recording()` hands the gates to
 
     @property
     def num_blocks(self):
@@ -129,7 +130,7 @@ class BlockGate(keras.layers.Layer):
             first_cols = ops.expand_dims(ops.arange(self.groups, dtype="int32") * group_cols, 1)
             ids = ids // group_cols * self.mask_shape[1] + ids % group_cols + first_cols
         ids, gates = (ops.reshape(t, (-1, self.groups * t.shape[-1])) for t in (ids, gates))
-        if self.recorder is not None:
+        if self._receive is not None:
             spread = ops.one_hot(ids, math.prod(self.mask_shape)) * ops.expand_dims(gates, -1)
             self._tell(ops.reshape(ops.sum(spread, axis=1), (-1, *self.mask_shape)))
         return ids, gates
@@ -143,6 +144,15 @@ class BlockGate(keras.layers.Layer):
         if isinstance(self.sparsity, float):
             return self.sparsity
         return self.sparsity.sparsity(ops.convert_to_tensor(self.step))
+
+    @contextlib.contextmanager
+    def recording(self, receive):
+        """While it lasts, hands the gates of every call outside of a graph, `[examples, rows, cols]`, to `receive`."""
+        self._receive = receive
+        try:
+            yield
+        finally:
+            self._receive = None
 
     def _is_scheduled(self):
         """Whether anything depends on the step."""
@@ -171,8 +181,8 @@ class BlockGate(keras.layers.Layer):
         return ops.matmul(h, ops.convert_to_tensor(self.kernel)) + self.bias
 
     def _tell(self, gates):
-        if self.recorder is not None:
-            self.recorder(gates)
+        if self._receive is not None:
+            self._receive(gates)
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], *self.mask_shape)

@@ -30,9 +30,11 @@ class DynamicMatrix:
 
     Attributes:
         variable: the weight.
+        name, grid, gate: as given.
     """
 
     def __init__(self, layer, name, grid, gate, initializer, regularizer, constraint):
+        self.name = name
         self.grid = grid
         self.gate = gate
         self.storage = layer.storage
