@@ -8,6 +8,7 @@ are made anew for them, one block row or column at a time, so memory does not gr
 TensorFlow, the gradient of each slice is padded to the whole matrix, which takes 2 to 15 times as long.
 """
 
+import tensorflow as tf
 from keras import ops
 
 from tf_blocksparse import custom_ops
@@ -43,17 +44,21 @@ def scaled_inputs_product(x, kernel, gates, grid):
 
     @ops.custom_gradient
     def product(x, kernel, gates):
-        y = [ops.matmul(_scale_inputs(x, gates[:, :, j], grid), kernel[:, c]) for j, c in enumerate(columns)]
-
         def gradient(dy):
             dx, d_kernel, d_gates = 0.0, [], []
             for j, c in enumerate(columns):
-                d_scaled = ops.matmul(dy[:, c], ops.transpose(kernel[:, c]))  # [rows, in]
-                dx += _scale_inputs(d_scaled, gates[:, :, j], grid)
-                d_gates.append(_sum_over_inputs(x * d_scaled, grid))
-                d_kernel.append(ops.matmul(ops.transpose(_scale_inputs(x, gates[:, :, j], grid)), dy[:, c]))
+                with _after(dx, d_kernel):
+                    d_scaled = ops.matmul(dy[:, c], ops.transpose(kernel[:, c]))  # [rows, in]
+                    dx += _scale_inputs(d_scaled, gates[:, :, j], grid)
+                    d_gates.append(_sum_over_inputs(x * d_scaled, grid))
+                    d_kernel.append(ops.matmul(ops.transpose(_scale_inputs(x, gates[:, :, j], grid)), dy[:, c]))
             return dx, ops.concatenate(d_kernel, axis=1), ops.stack(d_gates, axis=2)
 
+        x_, kernel_, gates_ = map(ops.stop_gradient, (x, kernel, gates))  # outside of a graph a tape would keep all
+        y = []
+        for j, c in enumerate(columns):
+            with _after(y):
+                y.append(ops.matmul(_scale_inputs(x_, gates_[:, :, j], grid), kernel_[:, c]))
         return ops.concatenate(y, axis=1), gradient
 
     return product(x, kernel, gates)
@@ -65,19 +70,21 @@ def scaled_outputs_product(x, kernel, gates, grid):
 
     @ops.custom_gradient
     def product(x, kernel, gates):
-        y = 0.0
-        for i, r in enumerate(rows):
-            y += _scale_outputs(ops.matmul(x[:, r], kernel[r]), gates[:, i], grid)
-
         def gradient(dy):
             dx, d_kernel, d_gates = [], [], []
             for i, r in enumerate(rows):
-                d_product = _scale_outputs(dy, gates[:, i], grid)  # [rows, out]
-                dx.append(ops.matmul(d_product, ops.transpose(kernel[r])))
-                d_kernel.append(ops.matmul(ops.transpose(x[:, r]), d_product))
-                d_gates.append(_sum_over_outputs(dy * ops.matmul(x[:, r], kernel[r]), grid))
+                with _after(dx, d_kernel, d_gates):
+                    d_product = _scale_outputs(dy, gates[:, i], grid)  # [rows, out]
+                    dx.append(ops.matmul(d_product, ops.transpose(kernel[r])))
+                    d_kernel.append(ops.matmul(ops.transpose(x[:, r]), d_product))
+                    d_gates.append(_sum_over_outputs(dy * ops.matmul(x[:, r], kernel[r]), grid))
             return ops.concatenate(dx, axis=1), ops.concatenate(d_kernel, axis=0), ops.stack(d_gates, axis=1)
 
+        x_, kernel_, gates_ = map(ops.stop_gradient, (x, kernel, gates))
+        y = 0.0
+        for i, r in enumerate(rows):
+            with _after(y):
+                y += _scale_outputs(ops.matmul(x_[:, r], kernel_[r]), gates_[:, i], grid)
         return y, gradient
 
     return product(x, kernel, gates)
@@ -113,6 +120,15 @@ def chosen_blocks_product(x, blocks, block_ids, block_gates, grid, bias=None, ac
     )
     y = ops.reshape(y, (-1, grid.gates, grid.gate_cols * width))
     return ops.reshape(y[:, :, : grid.gate_width], (-1, out_features))
+
+
+def _after(*results):
+    """Whatever is made in this context waits, in a graph, for the given tensors; of a list for the last.
+
+    Else all scaled copies may be made at once, or kept from the product to its gradient, where they are made again.
+    """
+    lasts = [r[-1:] if isinstance(r, list) else [r] for r in results if not isinstance(r, float)]
+    return tf.control_dependencies([tensor for last in lasts for tensor in last])
 
 
 def _column_slices(grid):
