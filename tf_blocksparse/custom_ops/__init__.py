@@ -1,5 +1,6 @@
-"""The block-sparse ops: products with a matrix of which only blocks are stored, and rows of it."""
+"""The block-sparse ops: products with a matrix of which blocks are stored, or chosen for each example, and its rows."""
 
+from tf_blocksparse.custom_ops.dynamic_matmul import dynamic_block_matmul, dynamic_block_matmul_reference
 from tf_blocksparse.custom_ops.gather import block_sparse_gather, block_sparse_gather_reference
 from tf_blocksparse.custom_ops.library import library_path, ops
 from tf_blocksparse.custom_ops.low_precision_matmul import (
@@ -15,6 +16,8 @@ __all__ = [
     "block_sparse_matmul_low_precision",
     "block_sparse_matmul_low_precision_reference",
     "block_sparse_matmul_reference",
+    "dynamic_block_matmul",
+    "dynamic_block_matmul_reference",
     "library_path",
 ]
 
