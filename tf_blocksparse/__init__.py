@@ -12,6 +12,7 @@ from tf_blocksparse.bsr import BsrMatrix
 from tf_blocksparse.convert import convert
 from tf_blocksparse.export import export
 from tf_blocksparse.layers import (
+    QRNN,
     BlockGate,
     BlockSparseDense,
     BlockSparseEmbedding,
@@ -19,6 +20,8 @@ from tf_blocksparse.layers import (
     BlockSparseLSTM,
     BlockSparseSimpleRNN,
     DynamicBlockDense,
+    DynamicBlockLSTM,
+    DynamicBlockQRNN,
     SoftmaxBlockGate,
 )
 from tf_blocksparse.output_connections import neurons_without_output, output_connections
@@ -51,6 +54,8 @@ __all__ = [
     "BsrMatrix",
     "ConstantSparsity",
     "DynamicBlockDense",
+    "DynamicBlockLSTM",
+    "DynamicBlockQRNN",
     "GradualSparsity",
     "HardThreshold",
     "IterativePruning",
@@ -58,6 +63,7 @@ __all__ = [
     "LHalf",
     "PruneBlocks",
     "PruningTensorBoard",
+    "QRNN",
     "SoftmaxBlockGate",
     "SparsityHistory",
     "ThresholdRamp",

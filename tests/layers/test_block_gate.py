@@ -164,7 +164,8 @@ def test_computes_in_float32_under_any_policy(policy):
 
 def test_sparsity_rises_linearly_with_optimizer_steps(tmp_path):
     schedule = bs.GradualSparsity(0.75, begin_step=2, end_step=6, power=1)
-    model = keras.Sequential([keras.Input((8,)), bs.DynamicBlockDense(16, block_shape=4, sparsity=schedule)])
+    layer = bs.DynamicBlockDense(16, block_shape=4, sparsity=schedule, gate_bias_initializer="ones")
+    model = keras.Sequential([keras.Input((8,)), layer])
     model.compile("sgd", "mse")
     gate, x, y = model.layers[0].block_gate, np.ones((2, 8)), np.zeros((2, 16))
     seen = []

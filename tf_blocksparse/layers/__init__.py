@@ -7,6 +7,9 @@ from tf_blocksparse.layers.block_sparse_gru import BlockSparseGRU
 from tf_blocksparse.layers.block_sparse_lstm import BlockSparseLSTM
 from tf_blocksparse.layers.block_sparse_simple_rnn import BlockSparseSimpleRNN
 from tf_blocksparse.layers.dynamic_block_dense import DynamicBlockDense
+from tf_blocksparse.layers.dynamic_block_lstm import DynamicBlockLSTM
+from tf_blocksparse.layers.dynamic_block_qrnn import DynamicBlockQRNN
+from tf_blocksparse.layers.qrnn import QRNN
 from tf_blocksparse.layers.softmax_block_gate import SoftmaxBlockGate
 
 __all__ = [
@@ -17,5 +20,8 @@ __all__ = [
     "BlockSparseLSTM",
     "BlockSparseSimpleRNN",
     "DynamicBlockDense",
+    "DynamicBlockLSTM",
+    "DynamicBlockQRNN",
+    "QRNN",
     "SoftmaxBlockGate",
 ]

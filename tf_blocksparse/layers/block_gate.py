@@ -31,8 +31,8 @@ class BlockGate(keras.layers.Layer):
             steps, is a weight, and is saved with the others.
         gate_inputs: what of h the gates are computed from: None, all; an int, so many features from the first on; or
             `(start, stop)`.
-        kernel_initializer, bias_initializer: of the gate's own weights. The bias begins at 1, so that gates are open
-            at first: those at zero have no gradient.
+        kernel_initializer, bias_initializer: of the gate's own weights. With a bias that begins at 1 gates hardly
+            differ at first, and the network of [BDS] section 4.1 learns much slower.
 
     Input shape:
         `[..., in]`.
@@ -58,7 +58,7 @@ class BlockGate(keras.layers.Layer):
         sparsity=0.5,
         gate_inputs=None,
         kernel_initializer="glorot_uniform",
-        bias_initializer="ones",
+        bias_initializer="zeros",
         **kwargs,
     ):
         super().__init__(**{**kwargs, "dtype": "float32"})
@@ -233,8 +233,8 @@ def serialize_sparsity(sparsity):
     return sparsity if isinstance(sparsity, float) else keras.saving.serialize_keras_object(sparsity)
 
 
-def check_gate_inputs(gate_inputs):
-    """Returns None or a range `(start, stop)`.
+def check_gate_inputs(gate_inputs, name="gate_inputs"):
+    """Returns None or a range `(start, stop)`; `name` is that of the argument.
 
     Raises:
         ValueError: if it is none, or empty.
@@ -247,8 +247,8 @@ def check_gate_inputs(gate_inputs):
         is_range = False
     if not is_range or not 0 <= limits[0] < limits[1]:
         raise ValueError(
-            "`gate_inputs` must be None, a number of features of at least 1, or (start, stop) with "
-            f"0 <= start < stop. Received: gate_inputs={gate_inputs!r}."
+            f"`{name}` must be None, a number of features of at least 1, or (start, stop) with 0 <= start < stop. "
+            f"Received: {name}={gate_inputs!r}."
         )
     return tuple(limits)
 

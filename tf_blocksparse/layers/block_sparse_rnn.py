@@ -123,7 +123,7 @@ class BlockSparseCell(keras.layers.Layer):
     def _bias_initializer(self):
         return self.bias_initializer
 
-    def project(self, inputs):
+    def project(self, inputs, training=False):
         """`inputs @ kernel + bias` for `inputs` `[..., in]`: `[..., gates * units]`."""
         return self.kernel.matmul(inputs, None if self.bias is None else self._input_bias())
 
@@ -216,7 +216,9 @@ class BlockSparseRNN(keras.layers.RNN):
         if training and 0.0 < cell.recurrent_dropout < 1.0:
             cell._recurrent_mask = cell.dropout_mask((batch, cell.units), cell.recurrent_dropout)
         try:
-            return super().call(cell.project(sequences), initial_state=initial_state, mask=mask, training=training)
+            return super().call(
+                cell.project(sequences, training), initial_state=initial_state, mask=mask, training=training
+            )
         finally:
             cell._recurrent_mask = None
 

@@ -2,10 +2,9 @@
 
 import keras
 
-from tf_blocksparse.blocks import BlockGrid, canonical_block_shape
-from tf_blocksparse.layers.block_gate import check_gate_inputs, check_sparsity, serialize_sparsity
-from tf_blocksparse.layers.dynamic_matrix import DynamicMatrix, check_gate, make_gate
-from tf_blocksparse.layers.softmax_block_gate import check_temperature, serialize_temperature
+from tf_blocksparse.blocks import BlockGrid
+from tf_blocksparse.layers.dynamic_arguments import DEFAULTS, dynamic_config, set_dynamic_arguments
+from tf_blocksparse.layers.dynamic_matrix import DynamicMatrix, make_gate
 
 # What the product applies itself. Not sigmoid: Keras's losses look for the logits that `keras.activations.sigmoid`
 # leaves.
@@ -70,17 +69,12 @@ class DynamicBlockDense(keras.layers.Layer):
         block_shape=(128, 128),
         sparsity=0.5,
         gate_inputs=None,
-        gate="top_k",
-        temperature=1.0,
-        gate_kernel_initializer="glorot_uniform",
-        gate_bias_initializer="ones",
-        storage="matrix",
         **kwargs,
     ):
+        dynamic = {name: kwargs.pop(name) for name in DEFAULTS if name in kwargs}
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
         if not isinstance(units, int) or isinstance(units, bool) or units < 1:
             raise ValueError(f"`units` must be a positive integer. Received: units={units!r}.")
-        check_gate(gate, storage)
         self.units = units
         self.activation = keras.activations.get(activation)
         self.use_bias = use_bias
@@ -90,22 +84,14 @@ class DynamicBlockDense(keras.layers.Layer):
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
-        self.block_shape = canonical_block_shape(block_shape)
-        self.sparsity = check_sparsity(sparsity)
-        self.gate_inputs = check_gate_inputs(gate_inputs)
-        self.gate = gate
-        self.temperature = check_temperature(temperature)
-        self.gate_kernel_initializer = keras.initializers.get(gate_kernel_initializer)
-        self.gate_bias_initializer = keras.initializers.get(gate_bias_initializer)
-        self.storage = storage
+        dynamic.update(block_shape=block_shape, sparsity=sparsity, gate_inputs=gate_inputs)
+        set_dynamic_arguments(self, dynamic)
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
         self.supports_masking = True
-        self.supports_jit = storage == "matrix"  # the op has no XLA kernel
 
     def build(self, input_shape):
         grid = BlockGrid((input_shape[-1], self.units), self.block_shape)
         self.block_gate = make_gate(self, grid, "block_gate")
-        self.block_gate.build((None, input_shape[-1]))
         self.matrix = DynamicMatrix(
             self,
             "kernel",
@@ -148,12 +134,5 @@ class DynamicBlockDense(keras.layers.Layer):
             "activity_regularizer": keras.regularizers.serialize(self.activity_regularizer),
             "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
             "bias_constraint": keras.constraints.serialize(self.bias_constraint),
-            "block_shape": self.block_shape,
-            "sparsity": serialize_sparsity(self.sparsity),
-            "gate_inputs": self.gate_inputs,
-            "gate": self.gate,
-            "temperature": serialize_temperature(self.temperature),
-            "gate_kernel_initializer": keras.initializers.serialize(self.gate_kernel_initializer),
-            "gate_bias_initializer": keras.initializers.serialize(self.gate_bias_initializer),
-            "storage": self.storage,
+            **dynamic_config(self),
         }

@@ -96,19 +96,29 @@ class DynamicMatrix:
         return _ACTIVATIONS[activation](y if bias is None else y + ops.cast(bias, y.dtype))
 
 
-def make_gate(layer, grid, name):
-    """The gate of a matrix of a dynamic layer, from the layer's own arguments; not built."""
+def make_gate(layer, grid, name, gate_inputs=None):
+    """The gate of a matrix of a dynamic layer, from the layer's own arguments; built.
+
+    Args:
+        layer: layer or cell with the attributes that `set_dynamic_arguments()` sets.
+        grid: the `BlockGrid` of the matrix.
+        name: of the gate.
+        gate_inputs: in place of the layer's, or None.
+    """
     settings = {
         "mask_shape": grid.mask_shape,
         "groups": grid.gates,
         "sparsity": layer.sparsity,
-        "gate_inputs": layer.gate_inputs,
+        "gate_inputs": layer.gate_inputs if gate_inputs is None else gate_inputs,
         "kernel_initializer": layer.gate_kernel_initializer,
         "name": name,
     }
     if layer.gate == "softmax":
-        return SoftmaxBlockGate(**settings, temperature=layer.temperature)
-    return BlockGate(**settings, bias_initializer=layer.gate_bias_initializer)
+        gate = SoftmaxBlockGate(**settings, temperature=layer.temperature)
+    else:
+        gate = BlockGate(**settings, bias_initializer=layer.gate_bias_initializer)
+    gate.build((None, grid.shape[0]))
+    return gate
 
 
 def check_gate(gate, storage):
