@@ -31,6 +31,7 @@ from tf_blocksparse.gate_plots import plot_gate_usage, plot_gates_by_class
 
 VALIDATION = 5000  # images
 CLASSES = (3, 8)  # that are drawn
+MEAN, DEVIATION = 0.1307, 0.3081  # of the pixels of the training part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Preset:
 
     Attributes:
         units: width of each hidden layer.
-        depth: number of hidden layers.
+        depth: number of hidden layers, after one from the pixels to `units` that is dense in both models.
         block_shape, sparsity: of the dynamic model.
         epochs, batch_size, learning_rate, momentum: of the training, which is the same for both models.
     """
@@ -61,14 +62,18 @@ PRESETS = {
 
 
 def load(directory):
-    """Reads the digits: `(x, y)` of the training part, `[images, 784]` float32 in [0, 1] and int64 `[images]`."""
+    """Reads the digits: `(x, y)` of the training part, `[images, 784]` float32 and int64 `[images]`.
+
+    Pixels have mean 0 and variance 1: gates that are computed from what is nowhere negative depend less on the image.
+    """
     directory = pathlib.Path(directory)
     files = sorted(directory.glob("*.npz")) if directory.is_dir() else []
     for file in files:
         with np.load(file) as arrays:
             if {"x_train", "y_train"} <= set(arrays):
                 x, y = arrays["x_train"], arrays["y_train"]
-                return x.reshape(len(x), -1).astype("float32") / 255.0, y.astype("int64")
+                pixels = x.reshape(len(x), -1).astype("float32") / 255.0
+                return (pixels - MEAN) / DEVIATION, y.astype("int64")
     raise FileNotFoundError(
         f"No .npz file with x_train and y_train in {str(directory)!r}; found {[file.name for file in files]}. "
         "Keras has one: keras.datasets.mnist.load_data(path='/DIR/mnist.npz')."
@@ -84,16 +89,21 @@ def network(preset, kind, features=784, classes=10):
         features, classes: int.
     """
     inputs = keras.Input((features,), name="image")
-    hidden = inputs
+    # Blocks of 128 do not divide 784 pixels, and few of them would see a part of the image only.
+    hidden = layers.Dense(preset.units, "relu", kernel_initializer=start(), name="pixels")(inputs)
     for number in range(1, preset.depth + 1):
         hidden = hidden_layer(preset, kind, f"hidden_{number}")(hidden)
     return keras.Model(inputs, layers.Dense(classes, name="logits")(hidden), name=f"mnist_{kind}")
 
 
+def start():
+    """Initializer of the kernels: that of PyTorch, the authors' framework."""
+    return keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+
+
 def hidden_layer(preset, kind, name):
     """One hidden layer with ReLU; both kinds start from the same distribution."""
-    start = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")  # PyTorch's, the authors' framework
-    settings = {"units": preset.units, "activation": "relu", "kernel_initializer": start, "name": name}
+    settings = {"units": preset.units, "activation": "relu", "kernel_initializer": start(), "name": name}
     if kind == "dense":
         return layers.Dense(**settings)
     return bs.DynamicBlockDense(
