@@ -23,7 +23,7 @@ def model():
     )
     kernel = np.zeros((4, 4))
     kernel[0, 1:3] = 1.0, -1.0
-    model.layers[0].block_gate.set_weights([kernel, [9.0, 0.0, 0.0, 0.0]])
+    model.layers[0].block_gate.set_weights([kernel, np.array([9.0, 0.0, 0.0, 0.0])])
     return model
 
 

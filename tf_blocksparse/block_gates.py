@@ -1,13 +1,14 @@
 """What the block gates of a model do: which blocks are open for which examples, and what that saves.
 
->>> gates = block_gates(model, images)  # of every matrix, for every example
->>> print(gate_usage(model, images))  # open always, never, or as the input says
->>> print(computation(model))  # multiply-adds of the open blocks, and of the gates
+```python
+gates = block_gates(model, images)  # of every matrix, for every example
+usage = gate_usage(model, images)  # open always, never, or as the input says
+cost = computation(model)  # multiply-adds of the open blocks, and of the gates
+```
 """
 
 import contextlib
 import dataclasses
-import functools
 
 import keras
 import numpy as np
@@ -104,6 +105,7 @@ def block_gates(model, x, batch_size=256):
     Example:
 
     >>> layer = DynamicBlockDense(8, block_shape=4, sparsity=0.75, name="layer")
+    >>> layer.build((None, 16))
     >>> gates = block_gates(layer, np.ones((5, 16), "float32"))
     >>> {path: found.shape for path, found in gates.items()}
     {'layer/kernel': (5, 4, 2)}
@@ -187,11 +189,7 @@ def dynamic_matrices(model):
     """
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(f"Expected a Keras model or layer. Received: {model!r} of type {type(model).__name__}.")
-    found = {}
-    for place in layer_paths(model):
-        for value in vars(place.layer).values():
-            if isinstance(value, DynamicMatrix):
-                found[f"{place.path}/{value.name}"] = value
+    found = {f"{place.path}/{matrix.name}": matrix for place, matrix in _places(model)}
     if not found:
         raise ValueError(
             f"{model.name!r} has no block gates. They are in layers such as DynamicBlockDense"
@@ -200,17 +198,31 @@ def dynamic_matrices(model):
     return found
 
 
+def _places(model):
+    """Yields the `LayerPath` of a layer or cell, and a `DynamicMatrix` of it."""
+    for place in layer_paths(model):
+        for value in vars(place.layer).values():
+            if isinstance(value, DynamicMatrix):
+                yield place, value
+
+
 def _run(model, x, batch_size, receive):
-    """Runs a model, and hands the gates of every call to `receive(path, gates)`, gates a NumPy array."""
+    """Runs a model batch by batch, and hands the gates of every matrix to `receive(path, gates)` as NumPy arrays."""
     matrices = dynamic_matrices(model)
+    # Keras's loop over time makes the first step once more, before, to see the shapes of what it gives.
+    looped = {
+        f"{place.path}/{matrix.name}"
+        for place, matrix in _places(model)
+        if matrix.name == "recurrent_kernel" and not place.around.unroll
+    }
     num_examples = len(keras.tree.flatten(x)[0])
-    with contextlib.ExitStack() as stack:
-        for path, matrix in matrices.items():
-            stack.enter_context(matrix.gate.recording(functools.partial(_hand_on, receive, path)))
-        for start in range(0, num_examples, batch_size):
+    for start in range(0, num_examples, batch_size):
+        calls = {path: [] for path in matrices}
+        with contextlib.ExitStack() as stack:
+            for path, matrix in matrices.items():
+                stack.enter_context(matrix.gate.recording(calls[path].append))
             part = slice(start, start + batch_size)
             model(keras.tree.map_structure(lambda array, part=part: array[part], x), training=False)
-
-
-def _hand_on(receive, path, gates):
-    receive(path, ops.convert_to_numpy(gates))
+        for path, made in calls.items():
+            for gates in made[1:] if path in looped else made:
+                receive(path, ops.convert_to_numpy(gates))
