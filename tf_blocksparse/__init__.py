@@ -12,11 +12,17 @@ from tf_blocksparse.bsr import BsrMatrix
 from tf_blocksparse.convert import convert
 from tf_blocksparse.export import export
 from tf_blocksparse.layers import (
+    QRNN,
+    BlockGate,
     BlockSparseDense,
     BlockSparseEmbedding,
     BlockSparseGRU,
     BlockSparseLSTM,
     BlockSparseSimpleRNN,
+    DynamicBlockDense,
+    DynamicBlockLSTM,
+    DynamicBlockQRNN,
+    SoftmaxBlockGate,
 )
 from tf_blocksparse.output_connections import neurons_without_output, output_connections
 from tf_blocksparse.pruning import (
@@ -38,6 +44,7 @@ from tf_blocksparse.report import report
 
 __version__ = "0.1.0"
 __all__ = [
+    "BlockGate",
     "BlockGroupLasso",
     "BlockSparseDense",
     "BlockSparseEmbedding",
@@ -46,6 +53,9 @@ __all__ = [
     "BlockSparseSimpleRNN",
     "BsrMatrix",
     "ConstantSparsity",
+    "DynamicBlockDense",
+    "DynamicBlockLSTM",
+    "DynamicBlockQRNN",
     "GradualSparsity",
     "HardThreshold",
     "IterativePruning",
@@ -53,6 +63,8 @@ __all__ = [
     "LHalf",
     "PruneBlocks",
     "PruningTensorBoard",
+    "QRNN",
+    "SoftmaxBlockGate",
     "SparsityHistory",
     "ThresholdRamp",
     "convert",

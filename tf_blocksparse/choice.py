@@ -9,6 +9,7 @@ import math
 import weakref
 
 from tf_blocksparse.block_pattern import best_block_shape
+from tf_blocksparse.dynamic_twins import is_dynamic
 from tf_blocksparse.layers import BlockSparseEmbedding
 from tf_blocksparse.measure import product_times
 from tf_blocksparse.pruning import pruned_weights
@@ -100,6 +101,8 @@ class Chooser:
 
     def choose(self, layer):
         """The `Choice` for a layer that holds no other layers but an RNN's cell."""
+        if is_dynamic(layer) and layer.built:
+            return Choice()  # as it is it multiplies all blocks, converted the chosen ones only
         problem = why_no_twin(layer)
         if problem or not layer.built:
             return Choice(why_dense=problem or "it is not built")

@@ -38,6 +38,9 @@ def convert(
 ):
     """Turns the layers of a pruned model into block-sparse layers where that makes them faster.
 
+    Dynamic layers, such as `DynamicBlockDense`, need no pruning: their copies skip the blocks that an example does not
+    choose. They are stored in float32.
+
     `Dense`, `Embedding`, `SimpleRNN`, `GRU` and `LSTM` layers are converted, alone, in `Bidirectional` or
     `TimeDistributed`, and in nested models. The products of each are measured, for about a second, dense and in
     blocks: a layer that is slower in blocks at one of the batch sizes, or not faster over all of them, stays as it

@@ -35,14 +35,14 @@ def plot_pruning(model, history=None):
     Reference:
         [BSR] appendix B.1, Figure 4a; Narang et al., 2017, https://arxiv.org/abs/1711.02782
     """
-    figure_class = _figure_class()
+    figure_of = figure_class()
     masks = block_masks(model)
     if not masks:
         raise ValueError(f"Nothing in {model.name!r} is pruned or block-sparse, so there is no mask to draw.")
     columns = min(2, len(masks))
     rows = -(-len(masks) // columns)
     heights = [3.4 + 0.24 * _legend_rows(history), 3.0 * rows] if history else [3.0 * rows]
-    figure = figure_class(figsize=(12, sum(heights)), layout="constrained")
+    figure = figure_of(figsize=(12, sum(heights)), layout="constrained")
     parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     if history:
         _draw_over_time(parts[0], history)
@@ -69,7 +69,7 @@ def plot_history(history):
     Reference:
         [BSR] appendix B.1, Figure 4a; Narang et al., 2017, https://arxiv.org/abs/1711.02782
     """
-    figure = _figure_class()(figsize=(12, 3.4 + 0.24 * _legend_rows(history)), layout="constrained")
+    figure = figure_class()(figsize=(12, 3.4 + 0.24 * _legend_rows(history)), layout="constrained")
     _draw_over_time(figure, history)
     return figure
 
@@ -95,7 +95,7 @@ def plot_output_connections(models, dense=False):
     Reference:
         [BSR] appendix B.2, Figure 4b; Narang et al., 2017, https://arxiv.org/abs/1711.02782
     """
-    figure_class = _figure_class()
+    figure_of = figure_class()
     counts = {}
     for label, model in _labelled(models).items():
         found = output_connections(model, dense)
@@ -105,7 +105,7 @@ def plot_output_connections(models, dense=False):
                 "first, or pass dense=True."
             )
         counts[label] = np.concatenate(list(found.values()))
-    figure = figure_class(figsize=(9, 4.5), layout="constrained")
+    figure = figure_of(figsize=(9, 4.5), layout="constrained")
     axis = figure.subplots()
     edges = _bin_edges(max(int(count.max()) for count in counts.values()))
     for label, count in counts.items():
@@ -137,7 +137,7 @@ def plot_sparsity_by_layer(models):
     Reference:
         [BSR] appendix B.3, Figure 5; Narang et al., 2017, https://arxiv.org/abs/1711.02782
     """
-    figure_class = _figure_class()
+    figure_of = figure_class()
     rows = {label: _rows_with_blocks(model) for label, model in _labelled(models).items()}
     if len({tuple(w.matrix_shape for w in found) for found in rows.values()}) == 1:
         names = [w.path for w in next(iter(rows.values()))]  # one architecture, whatever Keras numbered the layers
@@ -147,7 +147,7 @@ def plot_sparsity_by_layer(models):
     else:
         sparsities = {label: {w.path: w.sparsity for w in found} for label, found in rows.items()}
     paths = list(dict.fromkeys(path for found in sparsities.values() for path in found))
-    figure = figure_class(figsize=(max(5, 2.5 + 0.6 * len(paths)), 5), layout="constrained")
+    figure = figure_of(figsize=(max(5, 2.5 + 0.6 * len(paths)), 5), layout="constrained")
     axis = figure.subplots()
     width = 0.8 / len(sparsities)
     for i, (label, found) in enumerate(sparsities.items()):
@@ -241,7 +241,8 @@ def _labelled(models):
     return models
 
 
-def _figure_class():
+def figure_class():
+    """`matplotlib.figure.Figure`; raises `ImportError` if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

@@ -3,6 +3,7 @@
 import keras
 
 from tf_blocksparse.blocks import BlockGrid
+from tf_blocksparse.dynamic_twins import copy_dynamic_weights, in_blocks, is_dynamic, is_in_blocks
 from tf_blocksparse.layers import (
     BlockSparseDense,
     BlockSparseEmbedding,
@@ -31,8 +32,8 @@ def has_twin(layer):
 
 
 def is_twin(layer):
-    """Whether `layer` is block-sparse."""
-    return type(layer) in TWINS.values()
+    """Whether `layer` is block-sparse, or a dynamic layer in the form for inference."""
+    return type(layer) in TWINS.values() or is_in_blocks(layer)
 
 
 def why_no_twin(layer):
@@ -65,6 +66,8 @@ def make_twin(layer, block_shape, dtype="float32", product_dtype=None, **setting
         product_dtype: what its inputs are rounded to then, or None: the same.
         **settings: in place of those in the config of `layer`.
     """
+    if is_dynamic(layer):
+        return in_blocks(layer)
     config = {k: v for k, v in plain_copy(layer).get_config().items() if k not in _KERAS_ONLY}
     num_blocks = {name: int(grid.nonzero_blocks(w).sum()) for name, w, grid in matrices(layer, block_shape)}
     twin = TWINS[type(layer)]
@@ -88,6 +91,9 @@ def copy_weights(layer, twin):
         return
     if not twin.built:
         twin.build_from_config(layer.get_build_config())
+    if is_dynamic(layer):
+        copy_dynamic_weights(layer, twin)
+        return
     if not is_twin(twin):
         twin.set_weights(layer.get_weights())
         return

@@ -163,11 +163,23 @@ NEW = {
     "gru": lambda: bs.BlockSparseGRU(9, num_blocks={"kernel": 2}, dropout=0.1, seed=3, stateful=True),
     "gru_reset_before": lambda: bs.BlockSparseGRU(9, reset_after=False, num_blocks={"candidate_kernel": 1}),
     "lstm": lambda: bs.BlockSparseLSTM(9, unit_forget_bias=False, go_backwards=True, recurrent_dropout=0.2),
+    "dynamic_dense": lambda: bs.DynamicBlockDense(
+        9, "relu", block_shape=(4, 2), sparsity=bs.GradualSparsity(0.5, 1, 9, power=1), kernel_regularizer="l2"
+    ),
+    "dynamic_dense_softmax": lambda: bs.DynamicBlockDense(
+        9, gate="softmax", block_shape=4, temperature=keras.optimizers.schedules.ExponentialDecay(3.0, 10, 0.5)
+    ),
+    "dynamic_dense_blocks": lambda: bs.DynamicBlockDense(9, block_shape=(4, 2), gate_inputs=4, storage="blocks"),
+    "dynamic_lstm": lambda: bs.DynamicBlockLSTM(
+        9, block_shape=(4, 2), sparsity=0.4, recurrent_gate_inputs=(1, 5), recurrent_dropout=0.2, return_sequences=True
+    ),
+    "qrnn": lambda: bs.QRNN(9, 3, "ifo", zoneout=0.1, dropout=0.2, kernel_constraint="max_norm", stateful=True),
+    "dynamic_qrnn": lambda: bs.DynamicBlockQRNN(9, 1, "f", block_shape=4, gate_inputs=(1, 9), go_backwards=True),
 }
 
 
 def test_the_table_names_every_layer():
-    public = {name for name in bs.__all__ if name.startswith("BlockSparse")}
+    public = {name for name in bs.__all__ if name.startswith(("BlockSparse", "Dynamic")) or name == "QRNN"}
     assert {type(make()).__name__ for make in NEW.values()} == public
 
 
@@ -176,7 +188,7 @@ class TestConformance:
     def inputs(self, case):
         if case == "embedding":
             return np.random.default_rng(0).integers(0, 20, (4, TIME))
-        shape = (4, 12) if case == "dense" else (4, TIME, 12)
+        shape = (4, 12) if "dense" in case else (4, TIME, 12)
         return np.random.default_rng(0).standard_normal(shape).astype("float32")
 
     def model(self, case):

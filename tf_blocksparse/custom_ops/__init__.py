@@ -1,6 +1,7 @@
-"""The block-sparse ops: products with a matrix of which only blocks are stored, rows of it, recurrent layers."""
+"""The block-sparse ops: products with a matrix of which only blocks are stored or chosen, its rows, recurrent layers."""
 
 from tf_blocksparse.custom_ops import rnn_gradients
+from tf_blocksparse.custom_ops.dynamic_matmul import dynamic_block_matmul, dynamic_block_matmul_reference
 from tf_blocksparse.custom_ops.gather import block_sparse_gather, block_sparse_gather_reference
 from tf_blocksparse.custom_ops.library import library_path, ops
 from tf_blocksparse.custom_ops.low_precision_matmul import (
@@ -30,6 +31,8 @@ __all__ = [
     "block_sparse_rnn",
     "block_sparse_rnn_reference",
     "block_sparse_sequence_low_precision",
+    "dynamic_block_matmul",
+    "dynamic_block_matmul_reference",
     "library_path",
 ]
 

@@ -130,7 +130,7 @@ class BlockSparseCell(keras.layers.Layer):
     def _bias_initializer(self):
         return self.bias_initializer
 
-    def project(self, inputs):
+    def project(self, inputs, training=False):
         """`inputs @ kernel + bias` for `inputs` `[..., in]`: `[..., gates * units]`."""
         return self.kernel.matmul(inputs, None if self.bias is None else self._input_bias())
 
@@ -179,11 +179,6 @@ class BlockSparseCell(keras.layers.Layer):
             mask=mask,
             **options,
         )
-
-    @property
-    def drops_states(self):
-        """Whether states are dropped in training."""
-        return 0.0 < self.recurrent_dropout < 1.0
 
     def get_initial_state(self, batch_size=None):
         return [ops.zeros((batch_size, d), dtype=self.compute_dtype) for d in self.state_size]

@@ -74,12 +74,14 @@ class BlockSparseRNN(keras.layers.RNN):
             return "implementation='step'"
         if self.unroll:
             return "unroll=True asks for a loop"
+        if cell.sequence_op is None:
+            return f"{type(self).__name__} has no op for whole sequences"
         for name in cell.activations:
             function = getattr(cell, name)
             if function not in KERNELS:
                 known = ", ".join(KERNELS.values())
                 return f"{name}={keras.activations.serialize(function)!r} is none that the op has: {known}"
-        if training and cell.drops_states:
+        if training and _drops_states(cell):
             return f"recurrent_dropout={cell.recurrent_dropout} drops states between steps in training"
         return None
 
@@ -138,11 +140,11 @@ class BlockSparseRNN(keras.layers.RNN):
     def _call_steps(self, sequences, states, mask, training):
         """The layer by Keras's loop over time steps."""
         cell = self.cell
-        if training and cell.drops_states:
+        if training and _drops_states(cell):
             shape = (ops.shape(sequences)[0], cell.units)
             cell._recurrent_mask = cell.dropout_mask(shape, cell.recurrent_dropout)
         try:
-            return super().call(cell.project(sequences), initial_state=states, mask=mask, training=training)
+            return super().call(cell.project(sequences, training), initial_state=states, mask=mask, training=training)
         finally:
             cell._recurrent_mask = None
 
@@ -156,6 +158,11 @@ class BlockSparseRNN(keras.layers.RNN):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         return cls(**config)
+
+
+def _drops_states(cell):
+    """Whether states are dropped in training."""
+    return 0.0 < cell.recurrent_dropout < 1.0
 
 
 def _alike(shapes, expected):

@@ -1,0 +1,294 @@
+// BlockSparse>DynamicMatMul, BlockSparse>DynamicMatMulGradInputs, BlockSparse>DynamicMatMulGradBlocks: the product in
+// which every example has chosen its blocks, and its gradients.
+//
+// Every input may come from a stranger's SavedModel or hang on a stranger's data: all of it is checked before the
+// kernels see it, and what the kernels index with is a checked copy.
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/shape_inference.h"
+#include "tf_blocksparse/custom_ops/cc/kernels/dynamic.h"
+#include "tf_blocksparse/custom_ops/cc/ops/op_support.h"
+
+namespace blocksparse {
+namespace {
+
+using tensorflow::OpKernel;
+using tensorflow::OpKernelConstruction;
+using tensorflow::OpKernelContext;
+using tensorflow::Tensor;
+using tensorflow::TensorShape;
+using tensorflow::shape_inference::DimensionHandle;
+using tensorflow::shape_inference::InferenceContext;
+using tensorflow::shape_inference::ShapeHandle;
+
+constexpr const char* kChoicesShape = "[batch, k]";
+
+// Shapes of blocks, block_ids and block_gates, the inputs from `first` on, and of rows that have a batch with them.
+absl::Status ChoiceShapes(InferenceContext* c, int first, DimensionHandle* batch) {
+  ShapeHandle blocks;
+  ShapeHandle ids;
+  DimensionHandle unused;
+  int64_t in_features;
+  int64_t out_features;
+  TF_RETURN_IF_ERROR(c->GetAttr("in_features", &in_features));
+  TF_RETURN_IF_ERROR(c->GetAttr("out_features", &out_features));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(first), 3, &blocks));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(first + 1), 2, &ids));
+  TF_RETURN_IF_ERROR(c->Merge(ids, c->input(first + 2), &ids));
+  TF_RETURN_IF_ERROR(c->Merge(c->Dim(ids, 0), *batch, batch));
+  const int64_t height = c->Value(c->Dim(blocks, 1));
+  const int64_t width = c->Value(c->Dim(blocks, 2));
+  // Sizes that are unknown, or refused when the op runs, leave the number of blocks open.
+  Grid grid;
+  if (height <= 0 || width <= 0) return InvalidIf(MakeGrid(in_features, out_features, 1, 1, 1, &grid));
+  TF_RETURN_IF_ERROR(InvalidIf(MakeGrid(in_features, out_features, 1, height, width, &grid)));
+  return c->WithValue(c->Dim(blocks, 0), grid.rows.lines * grid.columns.lines, &unused);
+}
+
+// A matrix of this input with so many columns, and its batch merged into `batch`.
+absl::Status RowsShape(InferenceContext* c, int input, const char* features, DimensionHandle* batch) {
+  ShapeHandle rows;
+  DimensionHandle unused;
+  int64_t count;
+  TF_RETURN_IF_ERROR(c->GetAttr(features, &count));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(input), 2, &rows));
+  TF_RETURN_IF_ERROR(c->WithValue(c->Dim(rows, 1), count, &unused));
+  return c->Merge(*batch, c->Dim(rows, 0), batch);
+}
+
+// W is [in_features, out_features] in a grid of r * c blocks, all of which are stored, block (i, j) as number i * c + j.
+// y[e] = activation(sum over k of block_gates[e, k] * x[e, rows of block] B + bias), B the block block_ids[e, k].
+REGISTER_OP("BlockSparse>DynamicMatMul")
+    .Input("x: float")                  // [batch, in_features]
+    .Input("blocks: float")             // [r * c, height, width]
+    .Input("block_ids: int32")          // [batch, k]
+    .Input("block_gates: float")        // [batch, k]
+    .Input("bias: num_biases * float")  // [out_features]
+    .Output("y: float")                 // [batch, out_features]
+    .Attr("in_features: int >= 1")
+    .Attr("out_features: int >= 1")
+    .Attr("num_biases: int >= 0 = 0")
+    .Attr("activation: {'linear', 'relu', 'tanh', 'sigmoid'} = 'linear'")
+    .SetShapeFn([](InferenceContext* c) -> absl::Status {
+      DimensionHandle batch = c->UnknownDim();
+      ShapeHandle bias;
+      int64_t out_features;
+      TF_RETURN_IF_ERROR(c->GetAttr("out_features", &out_features));
+      TF_RETURN_IF_ERROR(RowsShape(c, 0, "in_features", &batch));
+      TF_RETURN_IF_ERROR(ChoiceShapes(c, 1, &batch));
+      if (c->num_inputs() > 5) return absl::InvalidArgumentError("there may be at most one bias");
+      if (c->num_inputs() == 5) TF_RETURN_IF_ERROR(c->Merge(c->input(4), c->Vector(out_features), &bias));
+      c->set_output(0, c->Matrix(batch, out_features));
+      return absl::OkStatus();
+    });
+
+REGISTER_OP("BlockSparse>DynamicMatMulGradInputs")
+    .Input("dy: float")             // [batch, out_features]
+    .Input("x: float")              // [batch, in_features]
+    .Input("blocks: float")         // [r * c, height, width]
+    .Input("block_ids: int32")      // [batch, k]
+    .Input("block_gates: float")    // [batch, k]
+    .Output("dx: float")            // [batch, in_features]
+    .Output("dblock_gates: float")  // [batch, k]
+    .Attr("in_features: int >= 1")
+    .Attr("out_features: int >= 1")
+    .SetShapeFn([](InferenceContext* c) -> absl::Status {
+      DimensionHandle batch = c->UnknownDim();
+      int64_t in_features;
+      TF_RETURN_IF_ERROR(c->GetAttr("in_features", &in_features));
+      TF_RETURN_IF_ERROR(RowsShape(c, 0, "out_features", &batch));
+      TF_RETURN_IF_ERROR(RowsShape(c, 1, "in_features", &batch));
+      TF_RETURN_IF_ERROR(ChoiceShapes(c, 2, &batch));
+      c->set_output(0, c->Matrix(batch, in_features));
+      c->set_output(1, c->input(4));
+      return absl::OkStatus();
+    });
+
+REGISTER_OP("BlockSparse>DynamicMatMulGradBlocks")
+    .Input("x: float")            // [batch, in_features]
+    .Input("dy: float")           // [batch, out_features]
+    .Input("blocks: float")       // [r * c, height, width]; only its shape counts
+    .Input("block_ids: int32")    // [batch, k]
+    .Input("block_gates: float")  // [batch, k]
+    .Output("dblocks: float")     // [r * c, height, width]
+    .Attr("in_features: int >= 1")
+    .Attr("out_features: int >= 1")
+    .SetShapeFn([](InferenceContext* c) -> absl::Status {
+      DimensionHandle batch = c->UnknownDim();
+      TF_RETURN_IF_ERROR(RowsShape(c, 0, "in_features", &batch));
+      TF_RETURN_IF_ERROR(RowsShape(c, 1, "out_features", &batch));
+      TF_RETURN_IF_ERROR(ChoiceShapes(c, 2, &batch));
+      c->set_output(0, c->input(2));
+      return absl::OkStatus();
+    });
+
+// What the three ops share: the sizes of the matrix, the checks of the choices, and the groups made of them.
+class DynamicOp : public OpKernel {
+ public:
+  explicit DynamicOp(OpKernelConstruction* construction) : OpKernel(construction) {
+    OP_REQUIRES_OK(construction, construction->GetAttr("in_features", &in_features_));
+    OP_REQUIRES_OK(construction, construction->GetAttr("out_features", &out_features_));
+    const KernelTable* common;
+    OP_REQUIRES_OK(construction, GetTable(&common));
+    kernels_ = std::make_unique<DynamicKernels>(*ChooseDynamicTable(common->isa), *common, DynamicType::kFloat32);
+  }
+
+ protected:
+  // Of one call.
+  struct Call {
+    Grid grid;
+    Choices choices;
+    Groups groups;
+    Tensor workspace;
+  };
+
+  absl::Status CheckRows(const Tensor& tensor, const char* name, bool input) const {
+    TF_RETURN_IF_ERROR(CheckRank(tensor, 2, name, input ? "[batch, in_features]" : "[batch, out_features]"));
+    return CheckDim(tensor, 1, name, input ? in_features_ : out_features_, input ? "in_features" : "out_features");
+  }
+
+  // Everything about blocks, block_ids and block_gates, the inputs from `first` on, but the ids themselves.
+  absl::Status CheckChoices(OpKernelContext* context, int first, int64_t batch, Call* call) const {
+    const Tensor& blocks = context->input(first);
+    const Tensor& ids = context->input(first + 1);
+    const Tensor& gates = context->input(first + 2);
+    TF_RETURN_IF_ERROR(CheckRank(blocks, 3, "blocks", "[grid rows * grid columns, height, width]"));
+    TF_RETURN_IF_ERROR(CheckRank(ids, 2, "block_ids", kChoicesShape));
+    TF_RETURN_IF_ERROR(CheckRank(gates, 2, "block_gates", kChoicesShape));
+    TF_RETURN_IF_ERROR(
+        InvalidIf(MakeGrid(in_features_, out_features_, 1, blocks.dim_size(1), blocks.dim_size(2), &call->grid)));
+    TF_RETURN_IF_ERROR(CheckDim(blocks, 0, "blocks", call->grid.rows.lines * call->grid.columns.lines,
+                                "the blocks of the grid, ceil(in_features / height) * ceil(out_features / width)"));
+    TF_RETURN_IF_ERROR(CheckDim(ids, 0, "block_ids", batch, "the batch, as in x"));
+    TF_RETURN_IF_ERROR(CheckDim(gates, 0, "block_gates", batch, "the batch, as in x"));
+    TF_RETURN_IF_ERROR(CheckDim(gates, 1, "block_gates", ids.dim_size(1), "k, as in block_ids"));
+    call->choices = {ids.unaligned_flat<int32_t>().data(), gates.unaligned_flat<float>().data(), batch,
+                     ids.dim_size(1)};
+    return InvalidIf(blocksparse::CheckChoices(call->grid, call->choices));
+  }
+
+  absl::Status Group(OpKernelContext* context, GroupOrder order, ZeroGates zeros, Call* call) const {
+    float* workspace;
+    TF_RETURN_IF_ERROR(AllocateWorkspace(context, GroupWords(call->grid, call->choices, zeros), &call->workspace,
+                                         &workspace));
+    return InvalidIf(GroupByBlock(call->grid, call->choices, order, zeros, workspace, &call->groups));
+  }
+
+  // x [batch, in_features] and dy [batch, out_features], and the choices from input 2 on.
+  absl::Status CheckGradient(OpKernelContext* context, const Tensor& x, const Tensor& dy, Call* call) const {
+    TF_RETURN_IF_ERROR(CheckRows(x, "x", true));
+    TF_RETURN_IF_ERROR(CheckRows(dy, "dy", false));
+    TF_RETURN_IF_ERROR(CheckDim(dy, 0, "dy", x.dim_size(0), "the batch, as in x"));
+    return CheckChoices(context, 2, x.dim_size(0), call);
+  }
+
+  int64_t in_features_;
+  int64_t out_features_;
+  std::unique_ptr<DynamicKernels> kernels_;
+};
+
+const float* Floats(const Tensor& tensor) { return tensor.unaligned_flat<float>().data(); }
+
+class DynamicMatMulOp : public DynamicOp {
+ public:
+  explicit DynamicMatMulOp(OpKernelConstruction* construction) : DynamicOp(construction) {
+    std::string activation;
+    int num_biases;
+    OP_REQUIRES_OK(construction, construction->GetAttr("activation", &activation));
+    OP_REQUIRES_OK(construction, construction->GetAttr("num_biases", &num_biases));
+    OP_REQUIRES(construction, num_biases <= 1, absl::InvalidArgumentError(absl::StrCat(
+        "there may be at most one bias, got num_biases = ", num_biases)));
+    activation_ = ActivationOf(activation);
+  }
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& x = context->input(0);
+    const Tensor& blocks = context->input(1);
+    Call call;
+    OP_REQUIRES_OK(context, CheckRows(x, "x", true));
+    OP_REQUIRES_OK(context, CheckChoices(context, 1, x.dim_size(0), &call));
+    Epilogue epilogue;
+    epilogue.activation = activation_;
+    if (context->num_inputs() == 5) {
+      const Tensor& bias = context->input(4);
+      OP_REQUIRES_OK(context, CheckRank(bias, 1, "bias", "[out_features]"));
+      OP_REQUIRES_OK(context, CheckDim(bias, 0, "bias", out_features_, "out_features"));
+      epilogue.bias = Floats(bias);
+    }
+    TensorShape shape;
+    OP_REQUIRES_OK(context, TensorShape::BuildTensorShape({x.dim_size(0), out_features_}, &shape));
+    Tensor* y = nullptr;
+    OP_REQUIRES_OK(context, context->allocate_output(0, shape, &y));
+    if (x.dim_size(0) == 0) return;
+    OP_REQUIRES_OK(context, Group(context, GroupOrder::kByColumn, ZeroGates::kDrop, &call));
+    const DynamicOperands operands = {Floats(x), blocks.data(), nullptr, epilogue,
+                                      y->unaligned_flat<float>().data()};
+    RunDynamicProduct(*kernels_, call.grid, x.dim_size(0), call.groups, NumThreads(context), operands,
+                      IntraOpParallelFor(context));
+  }
+
+ private:
+  Activation activation_;
+};
+
+class DynamicGradInputsOp : public DynamicOp {
+ public:
+  using DynamicOp::DynamicOp;
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& dy = context->input(0);
+    const Tensor& x = context->input(1);
+    Call call;
+    OP_REQUIRES_OK(context, CheckGradient(context, x, dy, &call));
+    Tensor* dx = nullptr;
+    Tensor* dgates = nullptr;
+    OP_REQUIRES_OK(context, context->allocate_output(0, x.shape(), &dx));
+    OP_REQUIRES_OK(context, context->allocate_output(1, context->input(4).shape(), &dgates));
+    if (x.dim_size(0) == 0) return;
+    OP_REQUIRES_OK(context, Group(context, GroupOrder::kByRow, ZeroGates::kKeep, &call));
+    const DynamicGradPlan plan = PlanInputGradients(*kernels_, call.grid, call.groups, NumThreads(context));
+    Tensor holder;
+    float* workspace;
+    OP_REQUIRES_OK(context, AllocateWorkspace(context, plan.workspace_floats, &holder, &workspace));
+    const DynamicInputGradients operands = {Floats(dy), Floats(x), Floats(context->input(2)),
+                                            dx->unaligned_flat<float>().data(),
+                                            dgates->unaligned_flat<float>().data()};
+    RunInputGradients(plan, *kernels_, call.grid, x.dim_size(0), call.groups, operands, workspace,
+                      IntraOpParallelFor(context));
+  }
+};
+
+class DynamicGradBlocksOp : public DynamicOp {
+ public:
+  using DynamicOp::DynamicOp;
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& x = context->input(0);
+    const Tensor& dy = context->input(1);
+    Call call;
+    OP_REQUIRES_OK(context, CheckGradient(context, x, dy, &call));
+    Tensor* dblocks = nullptr;
+    OP_REQUIRES_OK(context, context->allocate_output(0, context->input(2).shape(), &dblocks));
+    OP_REQUIRES_OK(context, Group(context, GroupOrder::kByRow, ZeroGates::kDrop, &call));
+    const DynamicGradPlan plan = PlanBlockGradients(*kernels_, call.grid, call.groups, NumThreads(context));
+    Tensor holder;
+    float* workspace;
+    OP_REQUIRES_OK(context, AllocateWorkspace(context, plan.workspace_floats, &holder, &workspace));
+    RunBlockGradients(plan, *kernels_, call.grid, call.groups, Floats(x), Floats(dy),
+                      dblocks->unaligned_flat<float>().data(), workspace, IntraOpParallelFor(context));
+  }
+};
+
+REGISTER_KERNEL_BUILDER(Name("BlockSparse>DynamicMatMul").Device(tensorflow::DEVICE_CPU), DynamicMatMulOp);
+REGISTER_KERNEL_BUILDER(Name("BlockSparse>DynamicMatMulGradInputs").Device(tensorflow::DEVICE_CPU),
+                        DynamicGradInputsOp);
+REGISTER_KERNEL_BUILDER(Name("BlockSparse>DynamicMatMulGradBlocks").Device(tensorflow::DEVICE_CPU),
+                        DynamicGradBlocksOp);
+
+}  // namespace
+}  // namespace blocksparse

@@ -1,0 +1,51 @@
+"""Dynamic layers in the form that inference wants: their matrices stored block by block."""
+
+from tf_blocksparse.layers import DynamicBlockDense, DynamicBlockLSTM, DynamicBlockQRNN
+from tf_blocksparse.layers.block_sparse_weight import elementwise_problem
+from tf_blocksparse.layers.dynamic_matrix import DynamicMatrix
+from tf_blocksparse.pruning.strip import detach
+
+DYNAMIC = (DynamicBlockDense, DynamicBlockLSTM, DynamicBlockQRNN)
+
+
+def is_dynamic(layer):
+    """Whether `layer` chooses blocks for each example, however it stores them."""
+    return type(layer) in DYNAMIC
+
+
+def is_in_blocks(layer):
+    """Whether `layer` is dynamic and stores its matrices block by block."""
+    return is_dynamic(layer) and getattr(layer, "cell", layer).storage == "blocks"
+
+
+def in_blocks(layer):
+    """A layer of the same config that stores its matrices block by block; not built.
+
+    Regularizers and constraints that need the whole matrix are left out: they act in training.
+    """
+    plain = type(layer).from_config(layer.get_config())
+    detach(plain)
+    config = {**plain.get_config(), "storage": "blocks"}
+    owner = getattr(plain, "cell", plain)
+    for name in config:
+        if name in ("kernel_regularizer", "recurrent_regularizer") and elementwise_problem(None, getattr(owner, name)):
+            config[name] = None
+        if name in ("kernel_constraint", "recurrent_constraint") and elementwise_problem(getattr(owner, name), None):
+            config[name] = None
+    return type(layer).from_config(config)
+
+
+def copy_dynamic_weights(layer, twin):
+    """Copies the weights of a built dynamic layer to a built one of another storage."""
+    pairs = list(zip(layer.weights, twin.weights, strict=True))
+    matrices = zip(dynamic_matrices_of(layer), dynamic_matrices_of(twin), strict=True)
+    for matrix, twin_matrix in matrices:
+        twin_matrix.assign(matrix.to_matrix())
+        pairs = [(w, v) for w, v in pairs if w is not matrix.variable]
+    for weight, twin_weight in pairs:
+        twin_weight.assign(weight)
+
+
+def dynamic_matrices_of(layer):
+    """The `DynamicMatrix`es of one built layer or its cell, in the order in which they were made."""
+    return [v for v in vars(getattr(layer, "cell", layer)).values() if isinstance(v, DynamicMatrix)]

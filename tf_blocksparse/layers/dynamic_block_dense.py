@@ -1,0 +1,138 @@
+"""`DynamicBlockDense`: `keras.layers.Dense` that chooses the blocks of its kernel for each example."""
+
+import keras
+
+from tf_blocksparse.blocks import BlockGrid
+from tf_blocksparse.layers.dynamic_arguments import DEFAULTS, dynamic_config, set_dynamic_arguments
+from tf_blocksparse.layers.dynamic_matrix import DynamicMatrix, make_gate
+
+# What the product applies itself. Not sigmoid: Keras's losses look for the logits that `keras.activations.sigmoid`
+# leaves.
+_FUSED = {keras.activations.linear: "linear", keras.activations.relu: "relu", keras.activations.tanh: "tanh"}
+
+
+@keras.saving.register_keras_serializable("tf_blocksparse")
+class DynamicBlockDense(keras.layers.Layer):
+    """Densely-connected layer whose kernel's blocks are chosen for each example: `activation(x (G o W) + bias)`.
+
+    The gates G are computed from x, one for each block; the `k = round((1 - sparsity) * blocks)` largest stay, the
+    others are zero, and their mean is 1. `BlockGate` has the details.
+
+    In training all blocks are multiplied: a step takes up to 2.5 times that of a `Dense` layer. It is at inference,
+    after `convert()`, that blocks whose gate is zero are neither read nor multiplied.
+
+    Args:
+        units: int, size of the output.
+        activation, use_bias, kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer,
+            activity_regularizer, kernel_constraint, bias_constraint: as in `keras.layers.Dense`.
+        block_shape: `(height, width)` of a block in the kernel `[in, units]`, or an int. Any sizes; those at the edges
+            may be smaller.
+        sparsity: float in [0, 1), the share of the blocks that an example does without; or a schedule over the
+            optimizer steps, such as `GradualSparsity(0.5, begin_step, end_step, power=1)`, which raises it linearly.
+        gate_inputs: what of x the gates are computed from: None, all; an int, so many features from the first on; or
+            `(start, stop)`. The fewer, the cheaper the gate.
+        gate: `"top_k"`, or `"softmax"` for a `SoftmaxBlockGate`.
+        temperature: of the softmax gate, float or function of the step.
+        gate_kernel_initializer, gate_bias_initializer: of the weights of the gate; the latter of `"top_k"`.
+        storage: `"matrix"`, for training, or `"blocks"`, what `convert()` makes: the kernel block by block, for an op
+            that reads the chosen ones only.
+
+    Input shape:
+        `[..., in]`, any rank of at least 2; each vector of the last axis has gates of its own.
+
+    Output shape:
+        `[..., units]`.
+
+    Example:
+
+    >>> layer = DynamicBlockDense(64, block_shape=(16, 16), sparsity=0.75)
+    >>> layer(np.ones((2, 32), "float32")).shape
+    TensorShape([2, 64])
+
+    Reference:
+        [BDS] section 3; Hadifar et al., 2020
+    """
+
+    def __init__(
+        self,
+        units,
+        activation=None,
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        *,
+        block_shape=(128, 128),
+        sparsity=0.5,
+        gate_inputs=None,
+        **kwargs,
+    ):
+        dynamic = {name: kwargs.pop(name) for name in DEFAULTS if name in kwargs}
+        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
+        if not isinstance(units, int) or isinstance(units, bool) or units < 1:
+            raise ValueError(f"`units` must be a positive integer. Received: units={units!r}.")
+        self.units = units
+        self.activation = keras.activations.get(activation)
+        self.use_bias = use_bias
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
+        dynamic.update(block_shape=block_shape, sparsity=sparsity, gate_inputs=gate_inputs)
+        set_dynamic_arguments(self, dynamic)
+        self.input_spec = keras.layers.InputSpec(min_ndim=2)
+        self.supports_masking = True
+
+    def build(self, input_shape):
+        grid = BlockGrid((input_shape[-1], self.units), self.block_shape)
+        self.block_gate = make_gate(self, grid, "block_gate")
+        self.matrix = DynamicMatrix(
+            self,
+            "kernel",
+            grid,
+            self.block_gate,
+            self.kernel_initializer,
+            self.kernel_regularizer,
+            self.kernel_constraint,
+        )
+        self.kernel = self.matrix.variable
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                shape=(self.units,),
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+                name="bias",
+            )
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
+
+    def call(self, inputs, training=False):
+        fused = _FUSED.get(self.activation)
+        outputs = self.matrix.matmul(inputs, self.bias, fused or "linear", training)
+        return outputs if fused else self.activation(outputs)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.units)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "activation": keras.activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "activity_regularizer": keras.regularizers.serialize(self.activity_regularizer),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
+            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
+            **dynamic_config(self),
+        }
