@@ -15,6 +15,7 @@ MODULES = [
     "custom_ops.gather",
     "custom_ops.low_precision_matmul",
     "custom_ops.matmul",
+    "custom_ops.portable",
     "layers.block_sparse_dense",
     "layers.block_sparse_embedding",
     "layers.block_sparse_lstm",
@@ -31,6 +32,7 @@ MODULES = [
     "quantize",
     "regularizers",
     "storage",
+    "streaming",
 ]
 
 

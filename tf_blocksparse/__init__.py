@@ -35,6 +35,7 @@ from tf_blocksparse.pruning import (
 )
 from tf_blocksparse.regularizers import BlockGroupLasso, LHalf
 from tf_blocksparse.report import report
+from tf_blocksparse.streaming import streaming_model
 
 __version__ = "0.1.0"
 __all__ = [
@@ -64,5 +65,6 @@ __all__ = [
     "plots",
     "prune_blocks",
     "report",
+    "streaming_model",
     "strip_pruning",
 ]
