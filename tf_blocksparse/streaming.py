@@ -83,6 +83,7 @@ class _Taps:
     def __init__(self):
         self.states = {}
         self.new_states = {}
+        self._twins = {}  # by the id of the layer, of which a graph may hold one only
 
     def call(self, layer, *args, **kwargs):
         """`layer(*args, **kwargs)`, of a recurrent layer from states that are to be given."""
@@ -96,7 +97,9 @@ class _Taps:
         # Zeros made from the input, as the graph must be whole until it is cut here.
         states = [_Zeros(size, name, layer.compute_dtype)(args[0]) for size, name in zip(sizes, names, strict=True)]
         kwargs["initial_state"] = keras.tree.pack_sequence_as(layer.get_initial_state(1), states)
-        output, *new_states = _with_states(layer)(*args, **kwargs)
+        if id(layer) not in self._twins:
+            self._twins[id(layer)] = _with_states(layer)
+        output, *new_states = self._twins[id(layer)](*args, **kwargs)
         self.states.update(zip(names, states, strict=True))
         self.new_states.update(zip(names, keras.tree.flatten(new_states), strict=True))
         return [output, *new_states] if layer.return_state else output
