@@ -8,7 +8,7 @@ from keras import layers
 import tf_blocksparse as bs
 from tf_blocksparse.blocks import BlockGrid
 
-IN, OUT = 2048, 2048
+IN, OUT = 1760, 3 * 1760  # the papers' largest GRU
 # Of 4x4 blocks the indices are a sixteenth of the elements' bytes; of 16x16 a 256th. Low precision: a half, a quarter.
 LIMITS = {
     (4, "float32"): 0.11,

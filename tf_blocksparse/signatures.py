@@ -26,8 +26,10 @@ class Signature:
     autograph: bool = True
 
     def trace(self):
-        """A `tf.function` that has been traced, here and now, once."""
-        function = tf.function(self.function, input_signature=self.specs, autograph=self.autograph)
+        """A `tf.function` that has been traced, here and now."""
+        body = tf.function(self.function, input_signature=self.specs, autograph=self.autograph).get_concrete_function()
+        # TensorFlow traces what it saves twice and writes both graphs: let them be calls of the same body.
+        function = tf.function(lambda *arguments: body(*arguments), input_signature=self.specs, autograph=False)
         function.get_concrete_function()
         return function
 
