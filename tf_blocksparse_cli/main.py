@@ -34,7 +34,9 @@ def main(arguments=None):
 
 
 def _table(findings):
-    table = Table("", "", "found", "what to do")
+    table = Table("", "")
+    for column in ("found", "what to do"):
+        table.add_column(column, overflow="fold")
     for finding in findings:
         status = f"[{_COLOURS[finding.status]}]{finding.status}[/]"
         table.add_row(status, finding.what, _plain(finding.found), _plain(finding.advice))
