@@ -83,7 +83,9 @@ def bfloat16():
 
 def half_precision():
     policy = "mixed_bfloat16"
-    model = keras.Sequential([keras.Input((12,), name="x"), layers.Dense(8, dtype=policy), layers.Dense(4, dtype=policy)])
+    model = keras.Sequential(
+        [keras.Input((12,), name="x"), layers.Dense(8, dtype=policy), layers.Dense(4, dtype=policy)]
+    )
     return converted(model), _normal(3, 12)
 
 

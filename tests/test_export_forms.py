@@ -87,5 +87,8 @@ def test_signatures_are_the_same_and_only_one_has_custom_ops(case, answers):
 
 def test_shapes_stay_unknown_or_static(answers):
     signatures = {case: answers["portable"][case]["signatures"]["serve"] for case in answers["portable"]}
-    assert signatures["language_model"] == [{"ids": ("int32", [None, None])}, {"output_0": ("float32", [None, None, 60])}]
+    assert signatures["language_model"] == [
+        {"ids": ("int32", [None, None])},
+        {"output_0": ("float32", [None, None, 60])},
+    ]
     assert signatures["static_shapes"] == [{"x": ("float32", [2, 5, 12])}, {"output_0": ("float32", [2, 7])}]

@@ -83,8 +83,9 @@ def test_grpc_client(grpc_address, model):
 
 
 def test_a_server_can_replay_the_warmup_record(grpc_address, loaded):
-    from serving import grpc_client
     from tensorflow_serving.apis import prediction_log_pb2
+
+    from serving import grpc_client
 
     records = tf.data.TFRecordDataset(str(loaded[0] / "assets.extra" / "tf_serving_warmup_requests"))
     logs = [prediction_log_pb2.PredictionLog.FromString(record.numpy()) for record in records]

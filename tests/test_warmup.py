@@ -81,7 +81,11 @@ def test_without_the_package_the_log_says_so(model, tmp_path, monkeypatch, caplo
     [
         (1, TypeError, "`warmup` must be a bool, or a dict"),
         ({"x": np.ones((1, 1, 4))}, ValueError, r"must have the inputs \['text', 'x'\]. Received: \['x'\]"),
-        ({"text": ["a", "b"], "x": np.ones((3, 1, 4))}, ValueError, r"'serving_default' cannot be computed.*\(3, 1, 4\)"),
+        (
+            {"text": ["a", "b"], "x": np.ones((3, 1, 4))},
+            ValueError,
+            r"'serving_default' cannot be computed.*\(3, 1, 4\)",
+        ),
     ],
 )
 def test_errors(warmup, error, message, model, tmp_path):

@@ -36,10 +36,10 @@ def export(model, path, portable=False, signatures=None, resources=(), warmup=Fa
         resources: other trackable objects that signatures use, such as tables of a `tf.lookup`. Variables, and the
             tables of Keras layers in models, are found without.
         warmup: write a warmup record, `assets.extra/tf_serving_warmup_requests`, with which TensorFlow Serving
-            computes every signature once when it loads the model: it then refuses to load what it cannot compute, and the
-            first request is as fast as the others. True: of zeros and empty strings, with 1 for unknown dimensions. Or a
-            dict from the input names of `serving_default` to arrays, for that signature alone. Needs
-            tensorflow-serving-api; where it is missing, the log says so and nothing is written.
+            computes every signature once when it loads the model: it then refuses to load what it cannot compute,
+            and the first request is as fast as the others. True: of zeros and empty strings, with 1 for unknown
+            dimensions. Or a dict from the input names of `serving_default` to arrays, for that signature alone.
+            Needs tensorflow-serving-api; where it is missing, the log says so and nothing is written.
 
     Returns:
         `path` as a `pathlib.Path`.
@@ -103,8 +103,8 @@ def _check_portable(traced):
         custom = sorted({node.op for node in nodes if node.op.startswith(_PREFIX)})
         if custom:
             raise ValueError(
-                f"The signature {name!r} cannot be portable: it calls {', '.join(custom)} itself, or a tf.function that "
-                "was traced with it before. Call the layers from plain Python functions, which are traced anew."
+                f"The signature {name!r} cannot be portable: it calls {', '.join(custom)} itself, or a tf.function "
+                "that was traced with it before. Call the layers from plain Python functions, which are traced anew."
             )
 
 

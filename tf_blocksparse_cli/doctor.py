@@ -24,8 +24,8 @@ from tf_blocksparse.self_test import self_test
 isa = instruction_set()
 tests = [{"op": t.op, "error": t.error, "allowed": t.allowed, "passed": t.passed, "message": t.message}
          for t in (self_test() if isa else [])]
-print("\\n" + json.dumps({"version": tf_blocksparse.__version__, "library": tf_blocksparse.ops.library_path(), "isa": isa,
-                  "threads": tf.config.threading.get_intra_op_parallelism_threads(), "tests": tests}))
+print("\\n" + json.dumps({"version": tf_blocksparse.__version__, "library": tf_blocksparse.ops.library_path(),
+    "isa": isa, "threads": tf.config.threading.get_intra_op_parallelism_threads(), "tests": tests}))
 """
 
 
@@ -49,7 +49,7 @@ class Finding:
 def diagnose():
     """All findings, as a list, in the order in which they should be mended."""
     findings = [
-        _python(),
+        Finding("Python", "ok", platform.python_version()),
         _package("tensorflow", TENSORFLOW),
         _package("keras", KERAS),
         _backend(),
@@ -66,13 +66,6 @@ def diagnose():
         _self_test(probe["tests"]),
         _serving_api(),
     ]
-
-
-def _python():
-    found = platform.python_version()
-    if sys.version_info >= (3, 11):
-        return Finding("Python", "ok", found)
-    return Finding("Python", "problem", found, "Python 3.11 or newer is needed: make a virtual environment with it.")
 
 
 def _package(name, wanted):
@@ -102,7 +95,8 @@ def _backend():
             backend = "tensorflow"  # what Keras takes
     if backend == "tensorflow":
         return Finding("Keras backend", "ok", backend)
-    return Finding("Keras backend", "problem", f"{backend}, by {where}", "Only TensorFlow has the ops: set it to tensorflow.")
+    advice = "Only TensorFlow has the ops: set it to tensorflow."
+    return Finding("Keras backend", "problem", f"{backend}, by {where}", advice)
 
 
 def _max_isa(value):
@@ -136,8 +130,9 @@ def _import_problem(error):
         "were built for TensorFlow": f"pip install 'tensorflow=={TENSORFLOW}.*'",
         "signal": "Set TF_BLOCKSPARSE_MAX_ISA=generic and look whether that helps. Then report it, please.",
     }
-    advice = next((advice for word, advice in words.items() if word in error), None)
-    return Finding("op library", "problem", error, advice or "Install it anew: pip install --force-reinstall --no-deps .")
+    anew = "Install it anew: pip install --force-reinstall --no-deps ."
+    advice = next((advice for word, advice in words.items() if word in error), anew)
+    return Finding("op library", "problem", error, advice)
 
 
 def _instruction_set(isa, machine):
@@ -166,7 +161,8 @@ def _self_test(tests):
         return Finding("self-test", "ok", f"{len(tests)} ops are right")
     if not tests:
         return Finding("self-test", "problem", "not run", "Mend what is above first.")
-    found = "; ".join(f"{t['op']}: " + (t["message"] or f"error {t['error']:.2g}, allowed {t['allowed']:.2g}") for t in failed)
+    sizes = [t["message"] or f"error {t['error']:.2g}, allowed {t['allowed']:.2g}" for t in failed]
+    found = "; ".join(f"{test['op']}: {size}" for test, size in zip(failed, sizes, strict=True))
     advice = f"Do not use these results. {ISA_VARIABLE}=generic may help. Report it, please, with the output of "
     return Finding("self-test", "problem", found, advice + "`tf-blocksparse doctor --json`.")
 

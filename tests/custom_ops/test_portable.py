@@ -83,7 +83,9 @@ def test_gradients_are_those_of_the_custom_op(rows):
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("dtype, x_dtype", [("bfloat16", "float32"), ("bfloat16", "bfloat16"), ("int8", "float32"), ("int8", "int8")])
+@pytest.mark.parametrize(
+    "dtype, x_dtype", [("bfloat16", "float32"), ("bfloat16", "bfloat16"), ("int8", "float32"), ("int8", "int8")]
+)
 @pytest.mark.parametrize("block_shape", SHAPES)
 def test_low_precision(dtype, x_dtype, block_shape):
     w = finite(50, 3 * 22, block_shape, gates=3)

@@ -1,7 +1,7 @@
 """Calls the ops as hostile SavedModels and requests do, and compares each outcome with plain rules.
 
-Every call has to end in the right result, or in InvalidArgument (in a graph that is being made, ValueError) with what is
-wrong in its text; and exactly the sound calls in a result. What crashes ends the process.
+Every call has to end in the right result, or in InvalidArgument (in a graph that is being made, ValueError) with what
+is wrong in its text; and exactly the sound calls in a result. What crashes ends the process.
 
 python tests/fuzz/fuzz_ops.py 100000 --seed 7
 """
@@ -26,7 +26,7 @@ GRAPH_EVERY = 25  # making a graph takes many times as long as a call
 
 
 def fuzz(count, seed, ops):
-    """Counts of outcomes by op: dict from `(op, "right" or "refused")`; raises AssertionError at the first wrong one."""
+    """Counts of outcomes: dict from `(op, "right" or "refused")`; raises AssertionError at the first wrong one."""
     outcomes = collections.Counter()
     for number in range(count):
         rng = np.random.default_rng([seed, number])

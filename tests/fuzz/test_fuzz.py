@@ -9,11 +9,11 @@ from tf_blocksparse.custom_ops.library import ops
 
 
 def test_every_outcome_is_right_or_refused():
-    outcomes = fuzz(3000, 1, ops())
-    assert sum(outcomes.values()) == 3000
+    outcomes = fuzz(2000, 1, ops())
+    assert sum(outcomes.values()) == 2000
     for op in OPS:
         for outcome in ("right", "refused"):
-            assert outcomes[op, outcome] > 50, outcomes
+            assert outcomes[op, outcome] > 30, outcomes
 
 
 class Lax:
@@ -35,7 +35,8 @@ def _no_refusals(op, tensors, attrs):
     try:
         return op(*tensors, **attrs)
     except Exception:
-        return ops().block_sparse_mat_mul(np.ones((1, 1), "f"), np.ones((1, 1, 1), "f"), [0], [0, 1], [], out_features=1)
+        one = np.ones((1, 1), "float32")
+        return ops().block_sparse_mat_mul(one, one[None], [0], [0, 1], [], out_features=1)
 
 
 def _no_words(op, tensors, attrs):

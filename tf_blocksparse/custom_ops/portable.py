@@ -182,7 +182,7 @@ def _sums_of_columns(x, blocks, block_rows, block_cols, grid, ascending):
 
 
 def _without_edges(y, out_features, gates):
-    """`[lines, grid columns, width]` as `[lines, out_features]`: what blocks have beyond their gate's edge is cut off."""
+    """`[lines, grid columns, width]` as `[lines, out_features]`, without what lies beyond the edges of gates."""
     lines, width = tf.shape(y)[0], static_or_dynamic(y, 2)
     gate_features = out_features // gates
     padded = -(-gate_features // width) * width
