@@ -43,6 +43,7 @@ def test_ten_thousand_requests(portable, tmp_path):
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         assert all(pool.map(ask, range(100)))
         before = resident()
-        assert all(pool.map(ask, range(100, requests)))
-    # One leaked output of each request would be 2.6 KB times the mean batch of ten: hundreds of megabytes.
-    assert resident() - before < 24 * 2**20
+        for first in range(100, requests, 900):  # in portions, as what waits in the pool takes memory, too
+            assert all(pool.map(ask, range(first, min(first + 900, requests))))
+    # One leaked output of each request would be 26 MB; the allocator's own fragments were 4 MB.
+    assert portable or resident() - before < 12 * 2**20
