@@ -16,7 +16,9 @@ MODULES = [
     "custom_ops.gather",
     "custom_ops.low_precision_matmul",
     "custom_ops.matmul",
+    "custom_ops.portable",
     "custom_ops.rnn",
+    "custom_ops.rnn_low_precision",
     "custom_ops.rnn_reference",
     "layers.block_gate",
     "layers.block_sparse_dense",
@@ -41,6 +43,7 @@ MODULES = [
     "quantize",
     "regularizers",
     "storage",
+    "streaming",
 ]
 
 

@@ -41,6 +41,7 @@ from tf_blocksparse.pruning import (
 )
 from tf_blocksparse.regularizers import BlockGroupLasso, LHalf
 from tf_blocksparse.report import report
+from tf_blocksparse.streaming import streaming_model
 
 __version__ = "0.1.0"
 __all__ = [
@@ -76,5 +77,6 @@ __all__ = [
     "plots",
     "prune_blocks",
     "report",
+    "streaming_model",
     "strip_pruning",
 ]

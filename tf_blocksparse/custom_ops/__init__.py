@@ -1,4 +1,4 @@
-"""The block-sparse ops: products with a matrix of which only blocks are stored or chosen, its rows, recurrent layers."""
+"""The block-sparse ops: products with a matrix of which only blocks are stored or chosen, rows, recurrent layers."""
 
 from tf_blocksparse.custom_ops import rnn_gradients
 from tf_blocksparse.custom_ops.dynamic_matmul import dynamic_block_matmul, dynamic_block_matmul_reference

@@ -69,8 +69,7 @@ def block_sparse_gather(ids, blocks, indices, indptr, in_features, out_features,
 def block_sparse_gather_reference(ids, blocks, indices, indptr, in_features, out_features, name=None):
     """The same function as `block_sparse_gather`, of standard TensorFlow ops.
 
-    Builds the dense matrix. Needs no library of ops and takes any floating dtype: for tests, and
-    for graphs that have to run where the ops are not. Indices are not checked.
+    Builds the dense matrix, of any floating dtype: for tests. Indices are not checked.
 
     Args:
         ids: Tensor of any shape, int32 or int64.

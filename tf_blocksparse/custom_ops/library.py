@@ -4,6 +4,7 @@ A library built with TensorFlow's C++ interface fits one minor version of Tensor
 says which, so that a wrong one is refused with words instead of an undefined symbol.
 """
 
+import ctypes
 import functools
 import re
 from pathlib import Path
@@ -63,3 +64,19 @@ def library_path():
 def ops():
     """The module of generated op functions; loading the library a second time would give none."""
     return tf.load_op_library(library_path())
+
+
+def instruction_set():
+    """Names of the instruction sets that this process multiplies with, that of float32 blocks last.
+
+    Returns:
+        Tuple of strings, such as `("avx512_vnni", "avx512_bf16", "avx512")` or `("generic",)`; empty if
+        `TF_BLOCKSPARSE_MAX_ISA` names none, so that every op fails.
+
+    Raises:
+        ImportError: as `library_path()`.
+    """
+    ops()  # so that it is TensorFlow that loads the library
+    function = ctypes.CDLL(library_path()).TfBlockSparseInstructionSet
+    function.restype = ctypes.c_char_p
+    return tuple((function() or b"").decode().split())

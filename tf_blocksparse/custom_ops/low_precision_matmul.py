@@ -95,8 +95,8 @@ def block_sparse_matmul_low_precision(
     array([[46., 49.]], dtype=float32)
     """
     caller = "block_sparse_matmul_low_precision"
-    x, blocks, scales, indices, indptr, bias = _convert(x, blocks, scales, indices, indptr, bias, caller)
-    activation = _check_options(blocks, block_height, out_features, gates, x_dtype, activation, caller)
+    x, blocks, scales, indices, indptr, bias = convert_arguments(x, blocks, scales, indices, indptr, bias, caller)
+    activation = check_options(blocks, block_height, out_features, gates, x_dtype, activation, caller)
     y = ops().block_sparse_low_precision_mat_mul(
         flatten(x), blocks, indices, indptr, scales, bias,
         block_height=block_height,
@@ -126,8 +126,7 @@ def block_sparse_matmul_low_precision_reference(
 ):
     """The same function as `block_sparse_matmul_low_precision`, of standard TensorFlow ops.
 
-    Widens the blocks and sums in float64: for tests, and for graphs that have to run where the ops are not.
-    Indices are not checked.
+    Widens the blocks and sums in float64: for tests. Indices are not checked.
 
     Args:
         x: Tensor `[..., in_features]`, float32.
@@ -152,14 +151,14 @@ def block_sparse_matmul_low_precision_reference(
     """
     with tf.name_scope(name or "block_sparse_matmul_low_precision_reference"):
         caller = "block_sparse_matmul_low_precision_reference"
-        x, blocks, scales, indices, indptr, bias = _convert(x, blocks, scales, indices, indptr, bias, caller)
-        activation = _check_options(blocks, block_height, out_features, gates, x_dtype, activation, caller)
-        rows, row_scales = _take_rows(flatten(x), x_dtype)  # [rows, in_features], [rows, 1]
+        x, blocks, scales, indices, indptr, bias = convert_arguments(x, blocks, scales, indices, indptr, bias, caller)
+        activation = check_options(blocks, block_height, out_features, gates, x_dtype, activation, caller)
+        rows, row_scales = take_rows(flatten(x), x_dtype)  # [rows, in_features], [rows, 1]
         w = _dense(blocks, indices, indptr, block_height, tf.shape(rows)[1], out_features, gates)
-        y = tf.matmul(rows, w)  # [rows, out_features]
+        y = tf.matmul(tf.cast(rows, tf.float64), w)  # [rows, out_features]
         if blocks.dtype == tf.int8:
             y *= tf.cast(scales, tf.float64)
-        y *= row_scales
+        y = y if row_scales is None else y * tf.cast(row_scales, tf.float64)
         if bias.shape.rank is None or bias.shape[0] != 0:
             y += tf.cast(bias, tf.float64)
         return unflatten(tf.cast(ACTIVATIONS[activation](y), tf.float32), x, out_features)
@@ -175,7 +174,7 @@ def _no_gradient(op, dy):
     )
 
 
-def _convert(x, blocks, scales, indices, indptr, bias, caller):
+def convert_arguments(x, blocks, scales, indices, indptr, bias, caller):
     """Tensors of all arguments, of checked dtypes and ranks; no bias is an empty one."""
     no_bias = tf.zeros([0], tf.float32)
     tensors = {
@@ -204,7 +203,7 @@ def _convert(x, blocks, scales, indices, indptr, bias, caller):
     return tuple(tensors.values())
 
 
-def _check_options(blocks, block_height, out_features, gates, x_dtype, activation, caller):
+def check_options(blocks, block_height, out_features, gates, x_dtype, activation, caller):
     """Refuses what no matrix has; returns the activation's name."""
     check_sizes(block_height=block_height)
     check_features(out_features, gates)
@@ -222,18 +221,19 @@ def _check_options(blocks, block_height, out_features, gates, x_dtype, activatio
     return activation
 
 
-def _take_rows(x, x_dtype):
-    """The numbers that x is taken as, and what each row is to be multiplied by: both float64."""
+def take_rows(x, x_dtype):
+    """The numbers that x `[rows, features]` is taken as, and what each row is to be multiplied by: both float32.
+
+    The second, `[rows, 1]`, is None if rows are not scaled.
+    """
     if x_dtype != "int8":
-        x = tf.cast(tf.cast(x, tf.bfloat16), tf.float32) if x_dtype == "bfloat16" else x
-        return tf.cast(x, tf.float64), tf.ones([tf.shape(x)[0], 1], tf.float64)
+        return (tf.cast(tf.cast(x, tf.bfloat16), tf.float32) if x_dtype == "bfloat16" else x), None
     largest = tf.reduce_max(tf.abs(x), axis=1, keepdims=True)  # [rows, 1]
     finite = tf.reduce_all(tf.math.is_finite(x), axis=1, keepdims=True)
     served = finite & (largest >= 2.0**-100)
     q = tf.round(x * (127.0 / tf.where(served, largest, 1.0)))
-    q = tf.where(served, q, 0.0)
     scale = tf.where(served, largest / 127.0, tf.where(finite, 0.0, float("nan")))
-    return tf.cast(q, tf.float64), tf.cast(scale, tf.float64)
+    return tf.where(served, q, 0.0), scale
 
 
 def _dense(blocks, indices, indptr, block_height, in_features, out_features, gates):

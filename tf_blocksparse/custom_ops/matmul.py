@@ -88,8 +88,7 @@ def block_sparse_matmul_reference(
 ):
     """The same function as `block_sparse_matmul`, of standard TensorFlow ops.
 
-    Slower, but needs no library of ops and takes any floating dtype: for tests, and for graphs
-    that have to run where the ops are not. Indices are not checked.
+    Plain and slow, of any floating dtype: for tests. Indices are not checked.
 
     Args:
         x: Tensor `[..., in_features]`, of any floating dtype.
@@ -124,7 +123,7 @@ def block_sparse_matmul_reference(
         check_choice("activation", activation, ACTIVATIONS)
         check_choice("order", order, ORDERS)
         flat = flatten(x)  # [rows, in_features]
-        height, width = _static_or_dynamic(blocks, 1), _static_or_dynamic(blocks, 2)
+        height, width = static_or_dynamic(blocks, 1), static_or_dynamic(blocks, 2)
         block_rows, block_columns = row_of_blocks(indptr), indices  # [num_blocks]
         if order == "column":
             block_rows, block_columns = block_columns, block_rows
@@ -239,7 +238,7 @@ def check_choice(argument, value, choices):
         raise ValueError(f"`{argument}` must be one of {', '.join(map(repr, choices))}, got {value!r}.")
 
 
-def _static_or_dynamic(tensor, axis):
+def static_or_dynamic(tensor, axis):
     """Size of a dimension: an int if it is known, else a scalar tensor."""
     return tensor.shape[axis] if tensor.shape[axis] is not None else tf.shape(tensor)[axis]
 
@@ -250,7 +249,7 @@ def flatten(x):
         return x
     if x.shape.rank is None:
         return tf.reshape(x, [-1, tf.shape(x)[-1]])
-    features = _static_or_dynamic(x, -1)
+    features = static_or_dynamic(x, -1)
     rows = x.shape[:-1].num_elements()
     # Not -1 if it can be helped: with no features at all it cannot be found out.
     rows = tf.reduce_prod(tf.shape(x)[:-1]) if rows is None else rows

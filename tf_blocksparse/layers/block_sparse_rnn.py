@@ -8,6 +8,7 @@ loop, so that the loop's cell only multiplies by the recurrent kernel. Both give
 import keras
 from keras import ops
 
+from tf_blocksparse.custom_ops.implementation import CUSTOM_OPS, active
 from tf_blocksparse.layers.block_sparse_cell import KERNELS
 from tf_blocksparse.layers.storage_dtype import refuse_training
 
@@ -72,6 +73,8 @@ class BlockSparseRNN(keras.layers.RNN):
         cell = self.cell
         if self.implementation == "step":
             return "implementation='step'"
+        if active() is not CUSTOM_OPS:
+            return "the graph is to consist of standard TensorFlow ops"
         if self.unroll:
             return "unroll=True asks for a loop"
         if cell.sequence_op is None:

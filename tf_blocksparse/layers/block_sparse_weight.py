@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from tf_blocksparse.bsr import BsrMatrix, mask_of_pattern, pattern
-from tf_blocksparse.custom_ops import block_sparse_gather, block_sparse_matmul
+from tf_blocksparse.custom_ops import implementation
 
 # These treat every element alike, so they give the same on the stored blocks as on the whole matrix.
 ELEMENTWISE = (
@@ -80,7 +80,7 @@ class BlockSparseWeight:
 
     def matmul(self, x, bias=None, activation="linear"):
         """`activation(x @ W + bias)` for `x` `[..., in]`: `[..., out]`, in the dtype of `x`, computed in float32."""
-        y = block_sparse_matmul(
+        y = implementation.active().matmul(
             ops.cast(x, "float32"),
             self.blocks,
             self.indices,
@@ -96,7 +96,8 @@ class BlockSparseWeight:
     def gather(self, ids):
         """Rows `ids` of W: `[..., out]`, float32."""
         in_features, out_features = self.grid.shape
-        return block_sparse_gather(ids, self.blocks, self.indices, self.indptr, in_features, out_features)
+        gather = implementation.active().gather
+        return gather(ids, self.blocks, self.indices, self.indptr, in_features, out_features)
 
     def bsr(self):
         """The present values as a `BsrMatrix` of NumPy arrays."""

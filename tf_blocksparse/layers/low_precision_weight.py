@@ -6,7 +6,7 @@ import numpy as np
 from keras import ops
 
 from tf_blocksparse.bsr import BsrMatrix
-from tf_blocksparse.custom_ops import block_sparse_matmul_low_precision
+from tf_blocksparse.custom_ops import implementation
 from tf_blocksparse.layers.block_sparse_weight import BlockSparseWeight
 from tf_blocksparse.quantize import ROWS_PER_WORD, dequantize_blocks, quantize_blocks
 
@@ -60,7 +60,7 @@ class LowPrecisionBlockSparseWeight(BlockSparseWeight):
 
     def matmul(self, x, bias=None, activation="linear"):
         """`activation(x @ W + bias)` for `x` `[..., in]`: `[..., out]`, in the dtype of `x`; not differentiable."""
-        y = block_sparse_matmul_low_precision(
+        y = implementation.active().matmul_low_precision(
             ops.cast(x, "float32"),
             self.blocks,
             self._scales(),

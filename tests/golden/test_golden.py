@@ -1,0 +1,33 @@
+"""SavedModels that earlier versions wrote still load, and answer as they did."""
+
+import base64
+import io
+import json
+import pathlib
+import tarfile
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+FILES = sorted(pathlib.Path(__file__).parent.glob("saved_model_*.json"))
+
+
+def test_there_is_one():
+    assert FILES
+    assert all(file.stat().st_size < 13_000 for file in FILES)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_it_loads_and_answers_as_then(file, tmp_path):
+    golden = json.loads(file.read_text())
+    archive = base64.b64decode("".join(golden["saved_model.tar.xz"]))
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        tar.extractall(tmp_path, filter="data")
+    loaded = tf.saved_model.load(str(tmp_path / "saved"))
+    y = loaded.signatures["serving_default"](ids=tf.constant(golden["ids"], tf.int32))["output_0"]
+    assert np.ptp(golden["outputs"]) > 0.01
+    np.testing.assert_allclose(y, golden["outputs"], rtol=1e-4, atol=1e-4)
+    graph = loaded.signatures["serving_default"].graph.as_graph_def()
+    ops = {node.op for function in graph.library.function for node in function.node_def}
+    assert {"BlockSparse>Gather", "BlockSparse>MatMul", "BlockSparse>LowPrecisionMatMul"} <= ops

@@ -1,0 +1,1 @@
+"""The command `tf-blocksparse`. A package beside `tf_blocksparse`, as it has to work where that cannot be imported."""
