@@ -35,6 +35,7 @@ from tf_blocksparse.pruning import (
 )
 from tf_blocksparse.regularizers import BlockGroupLasso, LHalf
 from tf_blocksparse.report import report
+from tf_blocksparse.sparse_training import SparsifyTraining, sparsify_training
 
 __version__ = "0.1.0"
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "LHalf",
     "PruneBlocks",
     "PruningTensorBoard",
+    "SparsifyTraining",
     "SparsityHistory",
     "ThresholdRamp",
     "convert",
@@ -64,5 +66,6 @@ __all__ = [
     "plots",
     "prune_blocks",
     "report",
+    "sparsify_training",
     "strip_pruning",
 ]

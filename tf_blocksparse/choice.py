@@ -85,10 +85,18 @@ class Chooser:
         min_sparsity: float, sparsity that alone decides, or None.
         batch_sizes: tuple of int to measure at; empty: the limits on the sparsity decide.
         time_steps: int, what an unknown dimension of an input, such as time, is taken for.
+        training: bool, whether the products of the gradients are measured as well.
     """
 
     def __init__(
-        self, block_shape=None, dtype="float32", product_dtype=None, min_sparsity=None, batch_sizes=(), time_steps=1
+        self,
+        block_shape=None,
+        dtype="float32",
+        product_dtype=None,
+        min_sparsity=None,
+        batch_sizes=(),
+        time_steps=1,
+        training=False,
     ):
         self.block_shape = block_shape
         self.dtype = dtype
@@ -96,6 +104,7 @@ class Chooser:
         self.min_sparsity = min_sparsity
         self.batch_sizes = batch_sizes
         self.time_steps = time_steps
+        self.training = training
         self._measured = {}
 
     def choose(self, layer):
@@ -103,12 +112,13 @@ class Chooser:
         problem = why_no_twin(layer)
         if problem or not layer.built:
             return Choice(why_dense=problem or "it is not built")
-        choice = self._choose_by_gain(layer, self.block_shape or _block_shape_of(layer))
+        choice = self.choose_by_gain(layer, self.block_shape or _block_shape_of(layer))
         if self.dtype != "float32" and choice.why_dense is None and not has_low_precision(layer):
             return dataclasses.replace(choice, why_float32="stored in float32: look-ups have no low precision")
         return choice
 
-    def _choose_by_gain(self, layer, block_shape):
+    def choose_by_gain(self, layer, block_shape):
+        """The `Choice` for a built layer that can be made block-sparse, in these blocks."""
         sparsity = _sparsity(layer, block_shape)
         if self.min_sparsity is not None:
             limit = f"min_sparsity={self.min_sparsity}"
@@ -126,15 +136,17 @@ class Chooser:
     def _times(self, layer, block_shape):
         """Yields a `ProductTime` for each matrix and batch size."""
         # Measured are the twin's own products, so in the order and type in which it stores its blocks.
-        zeros = {name: "zeros" for name in layer.get_config() if name.endswith("_initializer")}
-        twin = make_twin(layer, block_shape, self.dtype, self.product_dtype, **zeros)
+        values = {"_initializer": "zeros", "_regularizer": None, "_constraint": None}
+        settings = {name: v for name in layer.get_config() for end, v in values.items() if name.endswith(end)}
+        twin = make_twin(layer, block_shape, self.dtype, self.product_dtype, **settings)
         copy_weights(layer, twin)
         rows = [batch_size * _rows_of_an_example(layer, self.time_steps) for batch_size in self.batch_sizes]
         for name, w, grid in matrices(layer, block_shape):
             weight = getattr(getattr(twin, "cell", twin), name)
             key = (grid, int(grid.nonzero_blocks(w).sum()), tuple(rows), layer.compute_dtype, w.dtype.name)
             if key not in self._measured:
-                self._measured[key] = product_times(w, weight.matmul, rows, layer.compute_dtype)
+                trained = weight.blocks.value if self.training else None
+                self._measured[key] = product_times(w, weight.matmul, rows, layer.compute_dtype, trained=trained)
             for batch_size, (dense, sparse) in zip(self.batch_sizes, self._measured[key], strict=True):
                 yield ProductTime(name, batch_size, dense, sparse)
 

@@ -37,14 +37,30 @@ def is_twin(layer):
 
 def why_no_twin(layer):
     """Why `layer` cannot be made block-sparse, however sparse it is, in a few words; None if it can."""
+    return why_no_twin_class(layer) or why_not_elementwise(
+        (weight.name, weight.constraint, weight.regularizer) for weight in prunable_weights(plain_copy(layer))
+    )
+
+
+def why_no_twin_class(layer):
+    """Why there is no block-sparse class for `layer`, in a few words; None if there is."""
     if not has_twin(layer):
         return f"{type(layer).__name__} has no block-sparse twin"
     if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
         return "it is quantized or has LoRA weights"
-    for weight in prunable_weights(plain_copy(layer)):
-        problem = elementwise_problem(weight.constraint, weight.regularizer)
+    return None
+
+
+def why_not_elementwise(weights):
+    """Which of some weights has a constraint or regularizer that needs the whole matrix, in a few words, or None.
+
+    Args:
+        weights: iterable of `(name, constraint, regularizer)`.
+    """
+    for name, constraint, regularizer in weights:
+        problem = elementwise_problem(constraint, regularizer)
         if problem:
-            return f"{problem} on {weight.name} needs the whole matrix"
+            return f"{problem} on {name} needs the whole matrix"
     return None
 
 
@@ -100,10 +116,20 @@ def copy_weights(layer, twin):
 
 def matrices(layer, block_shape):
     """Yields `(name in the twin, array [in, out], grid)` for the matrices that the twin of `layer` stores."""
+    for name, weight, columns, grid in stored_matrices(layer, block_shape):
+        yield name, weight.matrix()[:, columns], grid
+
+
+def stored_matrices(layer, block_shape):
+    """Yields `(name in the twin, PrunableWeight of layer, columns, grid)` for the matrices that its twin stores.
+
+    `columns` is the slice of the weight's columns that make the matrix.
+    """
     for weight in prunable_weights(layer):
-        name, gates, w = weight.name, weight.gates, weight.matrix()
-        units = w.shape[1] // gates
+        name, gates, (rows, cols) = weight.name, weight.gates, weight.variable.shape
+        units = cols // gates
         if name == "recurrent_kernel" and not getattr(weight.owner, "reset_after", True):
-            yield "candidate_kernel", w[:, 2 * units :], BlockGrid((units, units), block_shape)
-            w, gates = w[:, : 2 * units], 2
-        yield name, w, BlockGrid(w.shape, block_shape, gates)
+            yield name, weight, slice(2 * units), BlockGrid((units, 2 * units), block_shape, 2)
+            yield "candidate_kernel", weight, slice(2 * units, None), BlockGrid((units, units), block_shape)
+        else:
+            yield name, weight, slice(None), BlockGrid((rows, cols), block_shape, gates)

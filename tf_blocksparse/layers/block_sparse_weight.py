@@ -103,9 +103,15 @@ class BlockSparseWeight:
         parts = [ops.convert_to_numpy(v) for v in (self.blocks, self.indices, self.indptr)]
         return BsrMatrix(self.grid, *parts, self.order)
 
-    def assign(self, w):
-        """Takes the values of the dense matrix `w`, whose non-zero blocks must be as many as are stored."""
-        matrix = BsrMatrix.from_dense(w, self.grid, order=self.order)
+    def assign(self, w, block_mask=None):
+        """Takes the values of the dense matrix `w`.
+
+        Args:
+            w: array `[in, out]`.
+            block_mask: bool `[rows, cols]` of the grid: the blocks to store, as many as are stored now. None: those
+                of `w` that are not zero.
+        """
+        matrix = BsrMatrix.from_dense(w, self.grid, block_mask, self.order)
         if matrix.num_blocks != self.blocks.shape[0]:
             raise ValueError(
                 f"{self.name} stores {self.blocks.shape[0]} blocks, but the matrix has {matrix.num_blocks} blocks "
