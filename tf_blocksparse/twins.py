@@ -104,7 +104,7 @@ def copy_weights(layer, twin):
         return
     if not twin.built:
         twin.build_from_config(layer.get_build_config())
-    if not is_twin(twin):
+    if is_twin(layer) or not is_twin(twin):
         twin.set_weights(layer.get_weights())
         return
     owner, twin_owner = getattr(layer, "cell", layer), getattr(twin, "cell", twin)

@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from tf_blocksparse.bsr import BsrMatrix, mask_of_pattern, pattern
@@ -16,7 +17,7 @@ ELEMENTWISE = (
 )
 
 
-class BlockSparseWeight:
+class BlockSparseWeight(tf.__internal__.tracking.AutoTrackable):  # so that tf.train.Checkpoint finds its variables
     """A trainable matrix of which a Keras layer stores only some blocks, in float32.
 
     Makes three weights of the layer: the blocks, trainable, named `name`; their `indices` and `indptr`, int32 and

@@ -1,10 +1,13 @@
 """`SparsifyTraining`: calls `sparsify_training()` when the schedules of pruning have ended."""
 
+import weakref
+
 import keras
 
 from tf_blocksparse.pruning import pruned_weights
 from tf_blocksparse.pruning.schedule import end_step_of
 from tf_blocksparse.sparse_training.plan import unfinished
+from tf_blocksparse.sparse_training.record import keep_record
 from tf_blocksparse.sparse_training.sparsify import (
     check_model,
     check_optimizer,
@@ -47,6 +50,12 @@ class SparsifyTraining(keras.callbacks.Callback):
         self.exact = exact
         self.swapped_at = None
         self._batches = 0  # at least so many are left
+        self._done = None
+
+    def set_model(self, model):
+        super().set_model(model)
+        # `BackupAndRestore` loads weights when training begins, before or after this callback's turn.
+        model.load_weights = _LoadWeights(model, self.exact)
 
     def on_train_begin(self, logs=None):
         check_model(self.model)
@@ -60,11 +69,17 @@ class SparsifyTraining(keras.callbacks.Callback):
                     f"The schedule of {weight.path}, {type(weight.pruning.schedule).__name__}, never ends, so there is "
                     "no fixed pattern to train with. Give it an end_step."
                 )
-        self._done = not weights
+        self._batches = 0
+        self._done = None
 
     def on_epoch_begin(self, epoch, logs=None):
-        # Not when training begins: `BackupAndRestore` loads weights then, maybe after this.
-        self._batches = 0
+        if self._done is None:  # not when training begins: `BackupAndRestore` loads weights then, maybe after this
+            vars(self.model).pop("load_weights", None)
+            self._done = has_twins(self.model)
+            if self._done:
+                keep_record(self.model)
+            if self.model.train_function is None:  # weights of a model that went on in blocks have been loaded
+                self.model.make_train_function()
         self._swap_if_due()
 
     def on_train_batch_end(self, batch, logs=None):
@@ -84,9 +99,23 @@ class SparsifyTraining(keras.callbacks.Callback):
                 min_sparsity=self.min_sparsity,
                 exact=self.exact,
             )
-            self.model.make_train_function()
+            if self.model.train_function is None:
+                self.model.make_train_function()
             self.swapped_at = int(self.model.optimizer.iterations)
             self._done = True
+
+
+class _LoadWeights:
+    """`load_weights()` of a model that takes the form of the model that was saved first."""
+
+    def __init__(self, model, exact):
+        self._model = weakref.ref(model)
+        self._exact = exact
+
+    def __call__(self, filepath, *args, **kwargs):
+        model = self._model()
+        sparsify_training(model, exact=self._exact, like=filepath)
+        type(model).load_weights(model, filepath, *args, **kwargs)
 
 
 def _batches_left(weight):

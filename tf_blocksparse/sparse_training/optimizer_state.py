@@ -54,6 +54,19 @@ def why_inexact(optimizer):
     return None
 
 
+def why_inexact_for_embeddings(optimizer):
+    """Why an `Embedding` trains differently in blocks, in a few words; None if it does not.
+
+    The gradient of a Keras embedding names the rows of a batch one by one, a repeated id repeatedly, and Keras 3.15
+    applies what an optimizer does to each of them: it adds up the squares where it should square the sum.
+    """
+    optimizer = _inner(optimizer)
+    linear = isinstance(optimizer, keras.optimizers.SGD) and optimizer.clipvalue is None
+    if optimizer is None or linear:
+        return None
+    return f"{type(optimizer).__name__} treats each look-up of a repeated id by itself, and of blocks their sum"
+
+
 def why_impossible(optimizer):
     """Why nothing that this optimizer trains can be exchanged, in a few words; None if it can."""
     optimizer = _inner(optimizer)

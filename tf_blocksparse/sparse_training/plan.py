@@ -1,5 +1,7 @@
 """Which layers of a model go on in blocks, and why the others do not."""
 
+import dataclasses
+
 import keras
 
 from tf_blocksparse.choice import BATCH_SIZES, Choice
@@ -7,6 +9,7 @@ from tf_blocksparse.convert import leaves
 from tf_blocksparse.pruning import PruneBlocks, pruned_weights
 from tf_blocksparse.pruning.schedule import end_step_of
 from tf_blocksparse.pruning.weights import layer_paths, prunable_weights, sublayers
+from tf_blocksparse.sparse_training.optimizer_state import why_inexact_for_embeddings
 from tf_blocksparse.sparse_training.swap import common_block_shape, lasting_constraint, lasting_regularizer
 from tf_blocksparse.twins import why_no_twin_class, why_not_elementwise
 
@@ -24,18 +27,33 @@ def has_ended(weight):
     return end_step >= 0 and weight.pruning.step is not None and int(weight.pruning.step) >= end_step
 
 
-def choose_layers(model, chooser):
-    """Yields `(layer, Choice)` for every pruned layer of a model that could go on in blocks, or says why not."""
+def choose_layers(model, chooser, optimizer, exact):
+    """Yields `(layer, Choice)` for every layer of a model that is pruned: whether it goes on in blocks, and why not."""
     held = _held_by_others(model)
     for layer in leaves(model):
         if pruned_weights(layer):
-            reason = why_masked(layer, held)
-            yield layer, Choice(why_dense=reason) if reason else chooser.choose_by_gain(
-                layer, common_block_shape(layer)
-            )
+            reason = _why_masked(layer, held) or (_why_inexact(layer, optimizer) if exact else None)
+            yield layer, Choice(why_dense=reason) if reason else _choice(layer, chooser)
 
 
-def why_masked(layer, held=frozenset()):
+def _why_inexact(layer, optimizer):
+    """Why training would go on differently with `layer` in blocks, in a few words, or None."""
+    reason = None
+    if isinstance(layer, keras.layers.Embedding):
+        reason = why_inexact_for_embeddings(optimizer)
+    elif (getattr(getattr(layer, "cell", None), "dropout_mask_count", None) or 1) > 1:
+        reason = "with recurrent_dropout Keras drops other inputs for each gate, and in blocks the same for all"
+    return reason and f"{reason}; exact=False takes it"
+
+
+def _choice(layer, chooser):
+    choice = chooser.choose_by_gain(layer, common_block_shape(layer))
+    if choice.why_dense is None:
+        return choice
+    return dataclasses.replace(choice, why_dense=choice.why_dense.replace("stays dense", "trains masked"))
+
+
+def _why_masked(layer, held):
     """Why a pruned layer has to stay as it is, whatever it would gain, in a few words, or None."""
     weights = list(prunable_weights(layer))
     for weight in weights:

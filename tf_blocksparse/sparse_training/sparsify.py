@@ -6,13 +6,14 @@ import logging
 import keras
 
 from tf_blocksparse.choice import Chooser, remember
-from tf_blocksparse.convert import batch_sizes, check_measuring, is_graph
+from tf_blocksparse.convert import batch_sizes, check_measuring, is_graph, leaves
 from tf_blocksparse.pruning import PruneBlocks, pruned_weights
 from tf_blocksparse.pruning.prune import check_layer
 from tf_blocksparse.pruning.weights import layer_paths
 from tf_blocksparse.sparse_training.in_place import become
 from tf_blocksparse.sparse_training.optimizer_state import exchange_variables, why_impossible, why_inexact
 from tf_blocksparse.sparse_training.plan import choose_layers, default_batch_sizes, unfinished
+from tf_blocksparse.sparse_training.record import keep_record, read_record
 from tf_blocksparse.sparse_training.swap import Swap
 from tf_blocksparse.sparse_training.weights_of_either_form import accept_weights_of_before
 from tf_blocksparse.twins import is_twin
@@ -21,7 +22,7 @@ logger = logging.getLogger("tf_blocksparse")
 
 
 def sparsify_training(
-    model, optimizer=None, batch_size=None, time_steps=1, measure=True, min_sparsity=None, exact=True
+    model, optimizer=None, batch_size=None, time_steps=1, measure=True, min_sparsity=None, exact=True, like=None
 ):
     """Makes the layers of a pruned model multiply their live blocks alone, forward and backward, as it trains on.
 
@@ -32,7 +33,10 @@ def sparsify_training(
     callback `SparsifyTraining`, which calls this at the right step.
 
     A layer stays as it is, masked, if it would not gain by it, if it has no twin, or if a regularizer or constraint
-    that outlasts the schedule needs the whole matrix (all but L1, L2 and NonNeg); `report(model)` says why. What is
+    that outlasts the schedule needs the whole matrix (all but L1, L2 and NonNeg); `report(model)` says why. So does,
+    unless `exact=False`, an `Embedding` under an optimizer other than `SGD`: of an id that a batch looks up repeatedly
+    Keras adds up the squares of the gradients, where those of blocks are squared when they are added up. And so do
+    `GRU` and `LSTM` layers with `recurrent_dropout`, which in blocks drops the same for all gates. What is
     measured is the product and both its gradients; the update of the optimizer, which is over fewer elements, is an
     additional gain. A layer whose schedule waits because it is frozen stays, too.
 
@@ -49,6 +53,9 @@ def sparsify_training(
             stay.
         exact: bool. False: optimizers are taken, too, that look at a whole matrix, or at all of them: `clipnorm`,
             `global_clipnorm`, `Lamb`, `Adafactor`, and those of your own. What they look at is the live blocks then.
+        like: path of a `.keras` or `.weights.h5` file, or prefix of a `tf.train.Checkpoint`, that is to be loaded next.
+            Of the layers those go on in blocks that did in the model that was saved, whether schedules have ended or
+            not; none if it was masked. The arguments from `batch_size` to `min_sparsity` are not looked at.
 
     Returns:
         `model`, the same object. A `tf.function` of your own that trains it has to be made anew.
@@ -63,6 +70,11 @@ def sparsify_training(
     >>> model.fit(x, y, epochs=4)  # the schedule ends in these
     >>> sparsify_training(model)
     >>> model.fit(x, y, epochs=10, initial_epoch=4)
+    >>> model.save_weights("last.weights.h5")
+
+    And in another process, with the same model, pruned and compiled:
+
+    >>> sparsify_training(model, like="last.weights.h5").load_weights("last.weights.h5")
 
     Reference:
         [BSR] section 7: training sparse models, future work there
@@ -76,13 +88,20 @@ def sparsify_training(
         raise ValueError(
             f"Nothing is pruned in {model.name!r}: sparsify_training() takes a model that prune_blocks() was called on."
         )
+    if like is not None:
+        _swap_layers(model, optimizer, _recorded_swaps(model, like))
+        return model
     for weight in unfinished(weights):
         raise ValueError(
             f"The schedule of {weight.path} ends at step {weight.pruning.schedule.end_step}, but only "
             f"{0 if weight.pruning.step is None else int(weight.pruning.step)} steps were trained, so blocks still go. "
             "Call sparsify_training() later, or give fit() the callback tf_blocksparse.SparsifyTraining()."
         )
-    _swap_layers(model, optimizer, chooser)
+    choices = list(choose_layers(model, chooser, optimizer, exact))
+    with _scope(model):
+        swaps = [Swap(layer, choice.block_shape) for layer, choice in choices if choice.why_dense is None]
+    _swap_layers(model, optimizer, swaps)
+    _tell(model, choices)
     return model
 
 
@@ -128,26 +147,39 @@ def has_twins(model):
     return any(is_twin(place.layer) for place in layer_paths(model))
 
 
-def _swap_layers(model, optimizer, chooser):
+def _recorded_swaps(model, path):
+    layers = leaves(model)
     with _scope(model):
-        choices = list(choose_layers(model, chooser))
-        swaps = [Swap(layer, choice.block_shape) for layer, choice in choices if choice.why_dense is None]
-        moves = {key: value for swap in swaps for key, value in swap.moves.items()}
+        return [
+            Swap(layers[place], tuple(blocks["block_shape"]), blocks["num_blocks"])
+            for place, blocks in read_record(path).items()
+            if not is_twin(layers[place])
+        ]
+
+
+def _swap_layers(model, optimizer, swaps):
+    moves = {key: value for swap in swaps for key, value in swap.moves.items()}
+    with _scope(model):
         accept_weights_of_before(model, moves)
         exchange_variables(optimizer, moves)
     for swap in swaps:
         swap.do()
+    if swaps:
+        _unwrap(model)
+        _forget_functions(model)
+    if has_twins(model):
+        keep_record(model)
+
+
+def _tell(model, choices):
     for layer, choice in choices:
         remember(layer, choice)
         logger.info("%s: %s", layer.name, choice.note() or "goes on in blocks")
-    if not swaps:
+    if choices and all(choice.why_dense for _, choice in choices):
         logger.warning(
             "%s: no layer gains by training in blocks, so all stay masked; tf_blocksparse.report(model) says why.",
             model.name,
         )
-        return
-    _unwrap(model)
-    _forget_functions(model)
 
 
 def _scope(model):

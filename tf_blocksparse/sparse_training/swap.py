@@ -3,6 +3,7 @@
 import functools
 import math
 
+import numpy as np
 from keras import ops
 
 from tf_blocksparse.bsr import BsrMatrix
@@ -22,11 +23,14 @@ class Swap:
     Args:
         layer: a layer that has a twin, with nothing against it.
         block_shape: from `common_block_shape()`.
+        num_blocks: dict from the name of a matrix to the number of blocks to store, for weights that are to be loaded:
+            their places are arbitrary. None: the live ones.
     """
 
-    def __init__(self, layer, block_shape):
+    def __init__(self, layer, block_shape, num_blocks=None):
         self.layer = layer
         self.block_shape = block_shape
+        self.num_blocks = num_blocks
         self.moves = {}  # id of a variable of the layer -> list of `Move`
         self.twin = self._make_twin()
 
@@ -36,7 +40,7 @@ class Swap:
 
     def _make_twin(self):
         parts = [(name, w, columns, grid) for name, w, columns, grid in stored_matrices(self.layer, self.block_shape)]
-        masks = [live_blocks(weight, columns, grid) for _, weight, columns, grid in parts]
+        masks = [self._block_mask(*part) for part in parts]
         counts = {name: int(mask.sum()) for (name, *_), mask in zip(parts, masks, strict=True)}
         twin = make_twin(
             self.layer,
@@ -54,6 +58,11 @@ class Swap:
             self.moves[id(owner.bias)] = [Move(twin_owner.bias, lambda bias: bias)]
         _copy_states(self.layer, twin)
         return twin
+
+    def _block_mask(self, name, weight, columns, grid):
+        if self.num_blocks is None:
+            return live_blocks(weight, columns, grid)
+        return (np.arange(grid.num_blocks) < self.num_blocks[name]).reshape(grid.mask_shape)
 
     def _move_matrix(self, variable, stored, columns, grid, mask):
         cut = functools.partial(_cut, columns=columns, grid=grid, block_mask=mask, order=stored.order)
