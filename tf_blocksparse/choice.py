@@ -13,7 +13,7 @@ from tf_blocksparse.layers import BlockSparseEmbedding
 from tf_blocksparse.measure import product_times
 from tf_blocksparse.pruning import pruned_weights
 from tf_blocksparse.storage import bsr_storage, dense_storage
-from tf_blocksparse.twins import TWINS, copy_weights, has_low_precision, make_twin, matrices, why_no_twin
+from tf_blocksparse.twins import TWINS, copy_weights, has_low_precision, is_twin, make_twin, matrices, why_no_twin
 
 # Sparsity from which a layer is converted unmeasured. Measured on (384, 1536), batch 1 and 16, two threads, AVX-512:
 # with half of the blocks gone, products with 4x4 and larger blocks take as long as dense ones or less; 2x2 and 4x1
@@ -109,6 +109,8 @@ class Chooser:
 
     def choose(self, layer):
         """The `Choice` for a layer that holds no other layers but an RNN's cell."""
+        if is_twin(layer):  # already, as after `sparsify_training()`
+            return Choice(getattr(layer, "cell", layer).block_shape)
         problem = why_no_twin(layer)
         if problem or not layer.built:
             return Choice(why_dense=problem or "it is not built")

@@ -18,7 +18,7 @@ from tf_blocksparse.output_difference import output_differences
 from tf_blocksparse.pruning import PruneBlocks, pruned_weights
 from tf_blocksparse.pruning.prune import check_layer
 from tf_blocksparse.pruning.strip import warn_if_unfinished
-from tf_blocksparse.twins import copy_weights, has_twin, is_twin, make_twin, plain_copy
+from tf_blocksparse.twins import copy_twin, copy_weights, has_twin, is_twin, make_twin, plain_copy
 
 logger = logging.getLogger("tf_blocksparse")
 _MANY_LAYERS = 5  # that take about a second each to measure: from here on a bar shows the progress
@@ -247,7 +247,9 @@ def _pairs(layer, copied):
 
 
 def _convert_layer(layer, choice, dtype, product_dtype):
-    """The block-sparse twin of a layer, or a plain copy; no weights yet."""
+    """The block-sparse twin of a layer, or a copy of it; no weights yet."""
+    if is_twin(layer):
+        return copy_twin(layer, dtype, product_dtype)
     if choice.why_dense is not None:
         return plain_copy(layer)
     return make_twin(layer, choice.block_shape, dtype, product_dtype)

@@ -11,7 +11,7 @@ from tf_blocksparse.layers import (
     BlockSparseSimpleRNN,
 )
 from tf_blocksparse.layers.block_sparse_rnn import BlockSparseRNN
-from tf_blocksparse.layers.block_sparse_weight import elementwise_problem
+from tf_blocksparse.layers.block_sparse_weight import BlockSparseWeight, elementwise_problem
 from tf_blocksparse.pruning.strip import detach
 from tf_blocksparse.pruning.weights import prunable_weights
 
@@ -89,9 +89,17 @@ def make_twin(layer, block_shape, dtype="float32", product_dtype=None, **setting
     return twin.from_config({**config, **_storage_settings(layer, dtype, product_dtype), **settings})
 
 
+def copy_twin(layer, dtype="float32", product_dtype=None):
+    """A copy of a block-sparse layer without its weights; if it stores float32, one that stores `dtype`."""
+    config = layer.get_config()
+    if config.get("storage_dtype", dtype) == "float32":
+        config.update(_storage_settings(layer, dtype, product_dtype))
+    return type(layer).from_config(config)
+
+
 def has_low_precision(layer):
-    """Whether the twin of `layer` can store its blocks in less than float32: there is an op for products only."""
-    return TWINS[type(layer)] is not BlockSparseEmbedding
+    """Whether `layer` in blocks can store them in less than float32: there is an op for products only."""
+    return TWINS.get(type(layer), type(layer)) is not BlockSparseEmbedding
 
 
 def _storage_settings(layer, dtype, product_dtype):
@@ -99,19 +107,27 @@ def _storage_settings(layer, dtype, product_dtype):
 
 
 def copy_weights(layer, twin):
-    """Copies the weights of a built layer to its twin, or to a plain copy; builds that first if need be."""
+    """Copies the weights of a built layer to its twin, or to a copy of it; builds that first if need be."""
     if not layer.weights:
         return
     if not twin.built:
         twin.build_from_config(layer.get_build_config())
-    if is_twin(layer) or not is_twin(twin):
+    if not is_twin(twin):
         twin.set_weights(layer.get_weights())
         return
     owner, twin_owner = getattr(layer, "cell", layer), getattr(twin, "cell", twin)
+    for name, stored in block_sparse_weights(owner).items():  # of a layer that is block-sparse already
+        matrix = stored.bsr()
+        getattr(twin_owner, name).assign(matrix.to_dense(), matrix.block_mask)
     for name, w, _ in matrices(layer, twin_owner.block_shape):
         getattr(twin_owner, name).assign(w)
     if getattr(twin_owner, "bias", None) is not None:
         twin_owner.bias.assign(owner.bias)
+
+
+def block_sparse_weights(owner):
+    """The `BlockSparseWeight`s of a block-sparse layer, or cell, by name: dict, empty for other layers."""
+    return {name: value for name, value in vars(owner).items() if isinstance(value, BlockSparseWeight)}
 
 
 def matrices(layer, block_shape):

@@ -15,8 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_blocksparse.convert import leaves
-from tf_blocksparse.layers.block_sparse_weight import BlockSparseWeight
-from tf_blocksparse.twins import is_twin
+from tf_blocksparse.twins import block_sparse_weights, is_twin
 
 _NAME = "sparse_training_record"  # of the attribute of a model, so also in files
 _KEY = f"{_NAME}/text/.ATTRIBUTES/VARIABLE_VALUE"
@@ -62,7 +61,7 @@ def read_record(path):
         ValueError: if there is no such file.
     """
     path = str(path)
-    if tf.train.checkpoint_exists(path):
+    if pathlib.Path(f"{path}.index").is_file():
         text = _of_checkpoint(path)
     elif pathlib.Path(path).is_file():
         text = _of_file(path)
@@ -80,10 +79,9 @@ def _layers(model):
 
 def _blocks_of(layer):
     owner = getattr(layer, "cell", layer)
-    weights = {name: w for name, w in vars(owner).items() if isinstance(w, BlockSparseWeight)}
     return {
         "block_shape": list(owner.block_shape),
-        "num_blocks": {name: int(w.indices.shape[0]) for name, w in weights.items()},
+        "num_blocks": {name: int(w.indices.shape[0]) for name, w in block_sparse_weights(owner).items()},
     }
 
 
