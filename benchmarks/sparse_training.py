@@ -103,9 +103,8 @@ def measure_steps(arguments):
     print(f"{machine()}; load {os.getloadavg()[0]:.1f}; TensorFlow {tf.__version__}, Keras {keras.__version__}")
     print(description(arguments), "\n")
     best = np.min(times[:, [kind.startswith("masked") for kind in models]], axis=1) if len(models) > 1 else times[:, 0]
-    print(
-        f"| {'a step':<12} | median ms | minimum ms | best masked / this, of each round | of minima |\n|---|---|---|---|---|"
-    )
+    print(f"| {'a step':<12} | median ms | minimum ms | best masked / this, of each round | of minima |")
+    print("|---|---|---|---|---|")
     for name, own in zip(models, times.T, strict=True):
         print(
             f"| {name:<12} | {np.median(own):.0f} | {own.min():.0f} | {np.median(best / own):.2f} | "
