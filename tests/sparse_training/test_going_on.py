@@ -41,11 +41,9 @@ def part(xy, start, stop):
 
 
 def same(a, b):
-    return all(
-        np.array_equal(v, w)
-        for v, w in zip(a.variables + a.optimizer.variables, b.variables + b.optimizer.variables, strict=True)
-        if "seed" not in v.path
-    )
+    """Whether two models and their optimizers hold the same numbers; not where they are in their random ones."""
+    pairs = zip(a.variables + a.optimizer.variables, b.variables + b.optimizer.variables, strict=True)
+    return all(np.array_equal(v, w) for v, w in pairs if "seed" not in v.path)
 
 
 class Crash(keras.callbacks.Callback):

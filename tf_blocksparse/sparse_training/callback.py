@@ -101,7 +101,7 @@ class SparsifyTraining(keras.callbacks.Callback):
             )
             if self.model.train_function is None:
                 self.model.make_train_function()
-            self.swapped_at = int(self.model.optimizer.iterations)
+            self.swapped_at = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
             self._done = True
 
 

@@ -127,7 +127,7 @@ def _is_variable(value):
 def _check_slots(optimizer, old, moves):
     for name, slots in _slots(vars(optimizer), len(old)).items():
         for slot, variable in zip(slots, old, strict=True):
-            if id(variable) in moves and slot is not None and slot.shape != variable.shape:
+            if id(variable) in moves and slot is not None and slot.shape not in ((), variable.shape):
                 if not _is_factor(optimizer, name):
                     raise ValueError(
                         f"{type(optimizer).__name__} keeps {name!r} of shape {slot.shape} for {variable.path} of shape "
@@ -164,7 +164,9 @@ def _take(optimizer, name, i, slot, taken, moves, before):
         taken[0].assign(slot)
         return
     for new, move in zip(taken, moves, strict=True):
-        if _is_factor(optimizer, name):
+        if not slot.shape:  # a number for the whole variable
+            new.assign(slot)
+        elif _is_factor(optimizer, name):
             new.assign(_factor(name, before["_r"][i], before["_c"][i], move.cut))
         else:
             new.assign(move.cut(ops.convert_to_numpy(slot)))
