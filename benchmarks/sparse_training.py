@@ -142,7 +142,7 @@ def op_times(path):
             for event in line.events:
                 name = plane.event_metadata[event.metadata_id].name
                 op = name.split(":")[-1] if ":" in name else ""
-                if op and op[0].isupper() and "::" not in name:
+                if op.lstrip("_")[:1].isupper() and "::" not in name:
                     totals[op] = totals.get(op, 0) + event.duration_ps / 1e3
     return totals
 

@@ -164,7 +164,7 @@ def _take(optimizer, name, i, slot, taken, moves, before):
         taken[0].assign(slot)
         return
     for new, move in zip(taken, moves, strict=True):
-        if not slot.shape:  # a number for the whole variable
+        if len(slot.shape) == 0:  # a number for the whole variable
             new.assign(slot)
         elif _is_factor(optimizer, name):
             new.assign(_factor(name, before["_r"][i], before["_c"][i], move.cut))
