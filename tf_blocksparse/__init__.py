@@ -41,6 +41,7 @@ from tf_blocksparse.pruning import (
 )
 from tf_blocksparse.regularizers import BlockGroupLasso, LHalf
 from tf_blocksparse.report import report
+from tf_blocksparse.sparse_training import SparsifyTraining, sparsify_training
 from tf_blocksparse.streaming import streaming_model
 
 __version__ = "0.1.0"
@@ -66,6 +67,7 @@ __all__ = [
     "PruningTensorBoard",
     "QRNN",
     "SoftmaxBlockGate",
+    "SparsifyTraining",
     "SparsityHistory",
     "ThresholdRamp",
     "convert",
@@ -77,6 +79,7 @@ __all__ = [
     "plots",
     "prune_blocks",
     "report",
+    "sparsify_training",
     "streaming_model",
     "strip_pruning",
 ]

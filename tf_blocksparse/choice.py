@@ -14,7 +14,7 @@ from tf_blocksparse.layers import BlockSparseEmbedding
 from tf_blocksparse.measure import product_times
 from tf_blocksparse.pruning import pruned_weights
 from tf_blocksparse.storage import bsr_storage, dense_storage
-from tf_blocksparse.twins import TWINS, copy_weights, has_low_precision, make_twin, matrices, why_no_twin
+from tf_blocksparse.twins import TWINS, copy_weights, has_low_precision, is_twin, make_twin, matrices, why_no_twin
 
 # Sparsity from which a layer is converted unmeasured. Measured on (384, 1536), batch 1 and 16, two threads, AVX-512:
 # with half of the blocks gone, products with 4x4 and larger blocks take as long as dense ones or less; 2x2 and 4x1
@@ -86,10 +86,18 @@ class Chooser:
         min_sparsity: float, sparsity that alone decides, or None.
         batch_sizes: tuple of int to measure at; empty: the limits on the sparsity decide.
         time_steps: int, what an unknown dimension of an input, such as time, is taken for.
+        training: bool, whether the products of the gradients are measured as well.
     """
 
     def __init__(
-        self, block_shape=None, dtype="float32", product_dtype=None, min_sparsity=None, batch_sizes=(), time_steps=1
+        self,
+        block_shape=None,
+        dtype="float32",
+        product_dtype=None,
+        min_sparsity=None,
+        batch_sizes=(),
+        time_steps=1,
+        training=False,
     ):
         self.block_shape = block_shape
         self.dtype = dtype
@@ -97,21 +105,25 @@ class Chooser:
         self.min_sparsity = min_sparsity
         self.batch_sizes = batch_sizes
         self.time_steps = time_steps
+        self.training = training
         self._measured = {}
 
     def choose(self, layer):
         """The `Choice` for a layer that holds no other layers but an RNN's cell."""
+        if is_twin(layer):  # already, as after `sparsify_training()`
+            return Choice(getattr(layer, "cell", layer).block_shape)
         if is_dynamic(layer) and layer.built:
             return Choice()  # as it is it multiplies all blocks, converted the chosen ones only
         problem = why_no_twin(layer)
         if problem or not layer.built:
             return Choice(why_dense=problem or "it is not built")
-        choice = self._choose_by_gain(layer, self.block_shape or _block_shape_of(layer))
+        choice = self.choose_by_gain(layer, self.block_shape or _block_shape_of(layer))
         if self.dtype != "float32" and choice.why_dense is None and not has_low_precision(layer):
             return dataclasses.replace(choice, why_float32="stored in float32: look-ups have no low precision")
         return choice
 
-    def _choose_by_gain(self, layer, block_shape):
+    def choose_by_gain(self, layer, block_shape):
+        """The `Choice` for a built layer that can be made block-sparse, in these blocks."""
         sparsity = _sparsity(layer, block_shape)
         if self.min_sparsity is not None:
             limit = f"min_sparsity={self.min_sparsity}"
@@ -129,15 +141,17 @@ class Chooser:
     def _times(self, layer, block_shape):
         """Yields a `ProductTime` for each matrix and batch size."""
         # Measured are the twin's own products, so in the order and type in which it stores its blocks.
-        zeros = {name: "zeros" for name in layer.get_config() if name.endswith("_initializer")}
-        twin = make_twin(layer, block_shape, self.dtype, self.product_dtype, **zeros)
+        values = {"_initializer": "zeros", "_regularizer": None, "_constraint": None}
+        settings = {name: v for name in layer.get_config() for end, v in values.items() if name.endswith(end)}
+        twin = make_twin(layer, block_shape, self.dtype, self.product_dtype, **settings)
         copy_weights(layer, twin)
         rows = [batch_size * _rows_of_an_example(layer, self.time_steps) for batch_size in self.batch_sizes]
         for name, w, grid in matrices(layer, block_shape):
             weight = getattr(getattr(twin, "cell", twin), name)
             key = (grid, int(grid.nonzero_blocks(w).sum()), tuple(rows), layer.compute_dtype, w.dtype.name)
             if key not in self._measured:
-                self._measured[key] = product_times(w, weight.matmul, rows, layer.compute_dtype)
+                trained = weight.blocks.value if self.training else None
+                self._measured[key] = product_times(w, weight.matmul, rows, layer.compute_dtype, trained=trained)
             for batch_size, (dense, sparse) in zip(self.batch_sizes, self._measured[key], strict=True):
                 yield ProductTime(name, batch_size, dense, sparse)
 

@@ -18,7 +18,7 @@ from tf_blocksparse.output_difference import output_differences
 from tf_blocksparse.pruning import PruneBlocks, pruned_weights
 from tf_blocksparse.pruning.prune import check_layer
 from tf_blocksparse.pruning.strip import warn_if_unfinished
-from tf_blocksparse.twins import copy_weights, has_twin, is_twin, make_twin, plain_copy
+from tf_blocksparse.twins import copy_twin, copy_weights, has_twin, is_twin, make_twin, plain_copy
 
 logger = logging.getLogger("tf_blocksparse")
 _MANY_LAYERS = 5  # that take about a second each to measure: from here on a bar shows the progress
@@ -86,9 +86,9 @@ def convert(
     """
     _check_arguments(model, dtype, product_dtype, min_sparsity, time_steps)
     block_shape = None if block_shape is None else canonical_block_shape(block_shape)
-    batch_sizes = _batch_sizes(batch_size)
+    sizes = batch_sizes(batch_size)
     warn_if_unfinished(pruned_weights(model))
-    chooser = Chooser(block_shape, dtype, product_dtype, min_sparsity, batch_sizes if measure else (), time_steps)
+    chooser = Chooser(block_shape, dtype, product_dtype, min_sparsity, sizes if measure else (), time_steps)
     choices = _choices(model, chooser)
     converted = _copy(model, lambda layer: _convert_layer(layer, choices[id(layer)], dtype, product_dtype))
     pairs = list(_pairs(model, converted))
@@ -114,17 +114,31 @@ def is_graph(model):
     return isinstance(model, keras.Sequential) or hasattr(model, "operations")
 
 
+def leaves(model):
+    """The layers of a model that are converted or copied as a whole, each once.
+
+    Raises:
+        ValueError: if it is a subclassed model, or has one in it.
+    """
+    return list({id(leaf): leaf for leaf, _ in _pairs(model, model)}.values())
+
+
 def _check_arguments(model, dtype, product_dtype, min_sparsity, time_steps):
     check_layer(model)
     check_dtypes(dtype, product_dtype, name="dtype")
-    if min_sparsity is not None and not 0 <= min_sparsity < 1:
-        raise ValueError(f"`min_sparsity` is a fraction in [0, 1). Received: min_sparsity={min_sparsity!r}.")
-    if not _is_count(time_steps):
-        raise ValueError(f"`time_steps` must be a positive integer. Received: time_steps={time_steps!r}.")
+    check_measuring(min_sparsity, time_steps)
     if not model.built:
         raise ValueError(
             f"{model.name!r} is not built, so it has no weights to convert. Train it, load it or call it once."
         )
+
+
+def check_measuring(min_sparsity, time_steps):
+    """Raises `ValueError` for arguments of `convert()` that are out of range."""
+    if min_sparsity is not None and not 0 <= min_sparsity < 1:
+        raise ValueError(f"`min_sparsity` is a fraction in [0, 1). Received: min_sparsity={min_sparsity!r}.")
+    if not _is_count(time_steps):
+        raise ValueError(f"`time_steps` must be a positive integer. Received: time_steps={time_steps!r}.")
 
 
 def _check_graph(model):
@@ -136,7 +150,7 @@ def _check_graph(model):
         )
 
 
-def _batch_sizes(batch_size):
+def batch_sizes(batch_size):
     """`batch_size` as a tuple of different integers."""
     if batch_size is None:
         return BATCH_SIZES
@@ -155,11 +169,11 @@ def _is_count(n):
 
 def _choices(model, chooser):
     """The `Choice` for each layer that holds no others: dict by the id of the layer."""
-    leaves = list({id(leaf): leaf for leaf, _ in _pairs(model, model)}.values())
-    slow = chooser.batch_sizes and chooser.min_sparsity is None and sum(map(has_twin, leaves)) >= _MANY_LAYERS
-    progress = keras.utils.Progbar(len(leaves)) if slow else None
+    layers = leaves(model)
+    slow = chooser.batch_sizes and chooser.min_sparsity is None and sum(map(has_twin, layers)) >= _MANY_LAYERS
+    progress = keras.utils.Progbar(len(layers)) if slow else None
     choices = {}
-    for leaf in leaves:
+    for leaf in layers:
         choice = choices[id(leaf)] = chooser.choose(leaf)
         if progress is not None:
             progress.add(1)
@@ -236,7 +250,9 @@ def _pairs(layer, copied):
 
 
 def _convert_layer(layer, choice, dtype, product_dtype):
-    """The block-sparse twin of a layer, or a plain copy; no weights yet."""
+    """The block-sparse twin of a layer, or a copy of it; no weights yet."""
+    if is_twin(layer):
+        return copy_twin(layer, dtype, product_dtype)
     if choice.why_dense is not None:
         return plain_copy(layer)
     return make_twin(layer, choice.block_shape, dtype, product_dtype)

@@ -21,7 +21,7 @@ _MAX_ROUNDS = 1000
 _UNROLLED = 4  # products a round: a loop of TensorFlow takes about 10 us a round
 
 
-def product_times(w, sparse_product, row_counts, dtype="float32", seconds=SECONDS):
+def product_times(w, sparse_product, row_counts, dtype="float32", seconds=SECONDS, trained=None):
     """Seconds that `x @ w` takes: `tf.matmul` against another way to compute it.
 
     Args:
@@ -30,12 +30,14 @@ def product_times(w, sparse_product, row_counts, dtype="float32", seconds=SECOND
         row_counts: list of int, the numbers of rows of `x` to measure at.
         dtype: of `x`.
         seconds: about how long to measure, for each number of rows; a slow product takes longer.
+        trained: the `tf.Variable` that `sparse_product` multiplies with, to measure a step of training: the product
+            and both its gradients. None: the product alone.
 
     Returns:
         List of `(dense, sparse)`, floats, for each of `row_counts`.
     """
-    dense = functools.partial(_dense_loop(dtype, w.dtype.name), w=tf.constant(w))
-    sparse = _repeated(sparse_product, dtype)
+    dense = functools.partial(_dense_loop(dtype, w.dtype.name, trained is not None), w=tf.constant(w))
+    sparse = _repeated(sparse_product if trained is None else _with_gradients(sparse_product, trained), dtype)
     rng = np.random.default_rng(0)
     times = []
     for rows in row_counts:
@@ -45,13 +47,29 @@ def product_times(w, sparse_product, row_counts, dtype="float32", seconds=SECOND
 
 
 @functools.cache
-def _dense_loop(dtype, w_dtype):
+def _dense_loop(dtype, w_dtype, training):
     """A function of inputs, rounds and `w`, traced once for matrices of all shapes."""
 
     def loop(inputs, rounds, w):
-        return _loop(lambda x: tf.matmul(x, tf.cast(w, dtype)), inputs, rounds)
+        def product(x):
+            return tf.matmul(x, tf.cast(w, dtype))
+
+        return _loop(_with_gradients(product, w) if training else product, inputs, rounds)
 
     return tf.function(loop, (*_signature(dtype), tf.TensorSpec((None, None), w_dtype)), autograph=False)
+
+
+def _with_gradients(product, w):
+    """A function of `x` that makes the product and its gradients to `x` and `w`: a tensor that needs all three."""
+
+    def step(x):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([x, w])
+            y = product(x)
+        dx, dw = tape.gradient(y, [x, w], output_gradients=y)
+        return y[:1, :1] + dx[:1, :1] + tf.cast(tf.reshape(dw, (-1, 1))[:1], y.dtype)
+
+    return step
 
 
 def _repeated(product, dtype):

@@ -12,7 +12,7 @@ from tf_blocksparse.layers import (
     BlockSparseSimpleRNN,
 )
 from tf_blocksparse.layers.block_sparse_rnn import BlockSparseRNN
-from tf_blocksparse.layers.block_sparse_weight import elementwise_problem
+from tf_blocksparse.layers.block_sparse_weight import BlockSparseWeight, elementwise_problem
 from tf_blocksparse.pruning.strip import detach
 from tf_blocksparse.pruning.weights import prunable_weights
 
@@ -38,14 +38,30 @@ def is_twin(layer):
 
 def why_no_twin(layer):
     """Why `layer` cannot be made block-sparse, however sparse it is, in a few words; None if it can."""
+    return why_no_twin_class(layer) or why_not_elementwise(
+        (weight.name, weight.constraint, weight.regularizer) for weight in prunable_weights(plain_copy(layer))
+    )
+
+
+def why_no_twin_class(layer):
+    """Why there is no block-sparse class for `layer`, in a few words; None if there is."""
     if not has_twin(layer):
         return f"{type(layer).__name__} has no block-sparse twin"
     if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
         return "it is quantized or has LoRA weights"
-    for weight in prunable_weights(plain_copy(layer)):
-        problem = elementwise_problem(weight.constraint, weight.regularizer)
+    return None
+
+
+def why_not_elementwise(weights):
+    """Which of some weights has a constraint or regularizer that needs the whole matrix, in a few words, or None.
+
+    Args:
+        weights: iterable of `(name, constraint, regularizer)`.
+    """
+    for name, constraint, regularizer in weights:
+        problem = elementwise_problem(constraint, regularizer)
         if problem:
-            return f"{problem} on {weight.name} needs the whole matrix"
+            return f"{problem} on {name} needs the whole matrix"
     return None
 
 
@@ -76,9 +92,17 @@ def make_twin(layer, block_shape, dtype="float32", product_dtype=None, **setting
     return twin.from_config({**config, **_storage_settings(layer, dtype, product_dtype), **settings})
 
 
+def copy_twin(layer, dtype="float32", product_dtype=None):
+    """A copy of a block-sparse layer without its weights; if it stores float32, one that stores `dtype`."""
+    config = layer.get_config()
+    if config.get("storage_dtype", dtype) == "float32":
+        config.update(_storage_settings(layer, dtype, product_dtype))
+    return type(layer).from_config(config)
+
+
 def has_low_precision(layer):
-    """Whether the twin of `layer` can store its blocks in less than float32: there is an op for products only."""
-    return TWINS[type(layer)] is not BlockSparseEmbedding
+    """Whether `layer` in blocks can store them in less than float32: there is an op for products only."""
+    return TWINS.get(type(layer), type(layer)) is not BlockSparseEmbedding
 
 
 def _storage_settings(layer, dtype, product_dtype):
@@ -86,7 +110,7 @@ def _storage_settings(layer, dtype, product_dtype):
 
 
 def copy_weights(layer, twin):
-    """Copies the weights of a built layer to its twin, or to a plain copy; builds that first if need be."""
+    """Copies the weights of a built layer to its twin, or to a copy of it; builds that first if need be."""
     if not layer.weights:
         return
     if not twin.built:
@@ -98,18 +122,36 @@ def copy_weights(layer, twin):
         twin.set_weights(layer.get_weights())
         return
     owner, twin_owner = getattr(layer, "cell", layer), getattr(twin, "cell", twin)
+    for name, stored in block_sparse_weights(owner).items():  # of a layer that is block-sparse already
+        matrix = stored.bsr()
+        getattr(twin_owner, name).assign(matrix.to_dense(), matrix.block_mask)
     for name, w, _ in matrices(layer, twin_owner.block_shape):
         getattr(twin_owner, name).assign(w)
     if getattr(twin_owner, "bias", None) is not None:
         twin_owner.bias.assign(owner.bias)
 
 
+def block_sparse_weights(owner):
+    """The `BlockSparseWeight`s of a block-sparse layer, or cell, by name: dict, empty for other layers."""
+    return {name: value for name, value in vars(owner).items() if isinstance(value, BlockSparseWeight)}
+
+
 def matrices(layer, block_shape):
     """Yields `(name in the twin, array [in, out], grid)` for the matrices that the twin of `layer` stores."""
+    for name, weight, columns, grid in stored_matrices(layer, block_shape):
+        yield name, weight.matrix()[:, columns], grid
+
+
+def stored_matrices(layer, block_shape):
+    """Yields `(name in the twin, PrunableWeight of layer, columns, grid)` for the matrices that its twin stores.
+
+    `columns` is the slice of the weight's columns that make the matrix.
+    """
     for weight in prunable_weights(layer):
-        name, gates, w = weight.name, weight.gates, weight.matrix()
-        units = w.shape[1] // gates
+        name, gates, (rows, cols) = weight.name, weight.gates, weight.variable.shape
+        units = cols // gates
         if name == "recurrent_kernel" and not getattr(weight.owner, "reset_after", True):
-            yield "candidate_kernel", w[:, 2 * units :], BlockGrid((units, units), block_shape)
-            w, gates = w[:, : 2 * units], 2
-        yield name, w, BlockGrid(w.shape, block_shape, gates)
+            yield name, weight, slice(2 * units), BlockGrid((units, 2 * units), block_shape, 2)
+            yield "candidate_kernel", weight, slice(2 * units, None), BlockGrid((units, units), block_shape)
+        else:
+            yield name, weight, slice(None), BlockGrid((rows, cols), block_shape, gates)

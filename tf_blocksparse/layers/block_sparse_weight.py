@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from tf_blocksparse.bsr import BsrMatrix, mask_of_pattern, pattern
@@ -16,7 +17,7 @@ ELEMENTWISE = (
 )
 
 
-class BlockSparseWeight:
+class BlockSparseWeight(tf.__internal__.tracking.AutoTrackable):  # so that tf.train.Checkpoint finds its variables
     """A trainable matrix of which a Keras layer stores only some blocks, in float32.
 
     Makes three weights of the layer: the blocks, trainable, named `name`; their `indices` and `indptr`, int32 and
@@ -104,9 +105,15 @@ class BlockSparseWeight:
         parts = [ops.convert_to_numpy(v) for v in (self.blocks, self.indices, self.indptr)]
         return BsrMatrix(self.grid, *parts, self.order)
 
-    def assign(self, w):
-        """Takes the values of the dense matrix `w`, whose non-zero blocks must be as many as are stored."""
-        matrix = BsrMatrix.from_dense(w, self.grid, order=self.order)
+    def assign(self, w, block_mask=None):
+        """Takes the values of the dense matrix `w`.
+
+        Args:
+            w: array `[in, out]`.
+            block_mask: bool `[rows, cols]` of the grid: the blocks to store, as many as are stored now. None: those
+                of `w` that are not zero.
+        """
+        matrix = BsrMatrix.from_dense(w, self.grid, block_mask, self.order)
         if matrix.num_blocks != self.blocks.shape[0]:
             raise ValueError(
                 f"{self.name} stores {self.blocks.shape[0]} blocks, but the matrix has {matrix.num_blocks} blocks "

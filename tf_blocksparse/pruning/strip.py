@@ -30,12 +30,15 @@ def strip_pruning(layer_or_model):
         `layer_or_model`, the same object. Only if layers were wrapped by hand in `PruneBlocks`: what is inside
         the wrapper, or a new, uncompiled model without wrappers, which shares the layers and their weights.
 
+    Layers that have gone on in blocks (`sparsify_training()`) have no pruning machinery any more: they stay.
+
     Raises:
-        ValueError: if nothing in it is pruned.
+        ValueError: if nothing in it is pruned, or was and has gone on in blocks.
     """
     check_layer(layer_or_model)
     weights = pruned_weights(layer_or_model)
-    if not weights:
+    # Block-sparse layers are known by what they have: their classes are above this package.
+    if not weights and not any(hasattr(place.layer, "num_blocks") for place in layer_paths(layer_or_model)):
         raise ValueError(
             f"Nothing is pruned in {layer_or_model.name!r}: strip_pruning() takes what prune_blocks() was "
             "called on, once."
