@@ -18,13 +18,13 @@ import tensorflow as tf
 from tf_blocksparse.custom_ops.library import ops
 from tf_blocksparse.custom_ops.matmul import (
     ACTIVATIONS,
-    _check_choice,
-    _check_float32,
     _of_output,
-    _static_or_dynamic,
+    check_choice,
+    check_float32,
     check_sizes,
     convert_with_hint,
     flatten,
+    static_or_dynamic,
     unflatten,
 )
 
@@ -82,9 +82,9 @@ def dynamic_block_matmul(
     bias = [] if bias is None else [tf.convert_to_tensor(bias, name="bias")]
     floats = {"x": x, "blocks": blocks, "block_gates": block_gates} | dict.fromkeys(["bias"][: len(bias)], *bias)
     for argument, tensor in floats.items():
-        _check_float32(argument, tensor, caller)
+        check_float32(argument, tensor, caller)
     check_sizes(in_features=in_features, out_features=out_features)
-    _check_choice("activation", activation, ACTIVATIONS)
+    check_choice("activation", activation, ACTIVATIONS)
     y = ops().block_sparse_dynamic_mat_mul(
         flatten(x), blocks, flatten(block_ids), flatten(block_gates), bias,
         in_features=in_features, out_features=out_features, activation=activation, name=name,
@@ -132,8 +132,8 @@ def dynamic_block_matmul_reference(
         caller = "dynamic_block_matmul_reference"
         x, blocks, block_ids, block_gates = _convert(x, blocks, block_ids, block_gates, caller)
         check_sizes(in_features=in_features, out_features=out_features)
-        _check_choice("activation", activation, ACTIVATIONS)
-        height, width = _static_or_dynamic(blocks, 1), _static_or_dynamic(blocks, 2)
+        check_choice("activation", activation, ACTIVATIONS)
+        height, width = static_or_dynamic(blocks, 1), static_or_dynamic(blocks, 2)
         rows, columns = -(-in_features // height), -(-out_features // width)
         blocks = tf.reshape(_inside(blocks, rows, columns, in_features, out_features), [rows, columns, height, width])
         x_rows = _by_row(flatten(x), rows, height)  # [rows, 1, batch, height]
@@ -148,7 +148,7 @@ def dynamic_block_matmul_reference(
 
 def _inside(blocks, rows, columns, in_features, out_features):
     """`blocks` with zeros outside of the matrix; as they are where none is ragged."""
-    height, width = _static_or_dynamic(blocks, 1), _static_or_dynamic(blocks, 2)
+    height, width = static_or_dynamic(blocks, 1), static_or_dynamic(blocks, 2)
     if isinstance(height, int) and isinstance(width, int) and not in_features % height and not out_features % width:
         return blocks
     real_rows = tf.reshape(tf.range(rows * height) < in_features, [rows, 1, height, 1])

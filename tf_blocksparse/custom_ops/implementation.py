@@ -13,6 +13,7 @@ import contextvars
 import dataclasses
 from collections.abc import Callable
 
+from tf_blocksparse.custom_ops.dynamic_matmul import dynamic_block_matmul, dynamic_block_matmul_reference
 from tf_blocksparse.custom_ops.gather import block_sparse_gather
 from tf_blocksparse.custom_ops.low_precision_matmul import block_sparse_matmul_low_precision
 from tf_blocksparse.custom_ops.matmul import block_sparse_matmul
@@ -27,15 +28,21 @@ class Implementation:
         matmul: as `block_sparse_matmul`.
         gather: as `block_sparse_gather`.
         matmul_low_precision: as `block_sparse_matmul_low_precision`.
+        dynamic_matmul: as `dynamic_block_matmul`.
     """
 
     matmul: Callable
     gather: Callable
     matmul_low_precision: Callable
+    dynamic_matmul: Callable
 
 
-CUSTOM_OPS = Implementation(block_sparse_matmul, block_sparse_gather, block_sparse_matmul_low_precision)
-STANDARD_OPS = Implementation(portable_matmul, portable_gather, portable_matmul_low_precision)
+CUSTOM_OPS = Implementation(
+    block_sparse_matmul, block_sparse_gather, block_sparse_matmul_low_precision, dynamic_block_matmul
+)
+STANDARD_OPS = Implementation(
+    portable_matmul, portable_gather, portable_matmul_low_precision, dynamic_block_matmul_reference
+)
 _active = contextvars.ContextVar("tf_blocksparse_implementation", default=CUSTOM_OPS)
 
 

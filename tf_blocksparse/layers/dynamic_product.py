@@ -11,7 +11,7 @@ TensorFlow, the gradient of each slice is padded to the whole matrix, which take
 import tensorflow as tf
 from keras import ops
 
-from tf_blocksparse import custom_ops
+from tf_blocksparse.custom_ops.implementation import active
 
 # Scaling outputs makes a product for each block row and, in the gradient, one product more than scaling inputs,
 # which makes one for each block column. Measured against the product without gates, forward and gradient, 128x128
@@ -108,14 +108,14 @@ def chosen_blocks_product(x, blocks, block_ids, block_gates, grid, bias=None, ac
     width, (in_features, out_features) = grid.block_shape[1], grid.shape
     right = grid.gate_cols * width - grid.gate_width
     if grid.gates == 1 or not right:
-        return custom_ops.dynamic_block_matmul(
+        return active().dynamic_matmul(
             x, blocks, block_ids, block_gates, in_features, out_features, bias=bias, activation=activation
         )
     # The op knows no edges inside of a matrix: every gate gets whole blocks, and what is too much is cut off again.
     if bias is not None:
         bias = ops.pad(ops.reshape(bias, (grid.gates, grid.gate_width)), [[0, 0], [0, right]])
         bias = ops.reshape(bias, (-1,))
-    y = custom_ops.dynamic_block_matmul(
+    y = active().dynamic_matmul(
         x, blocks, block_ids, block_gates, in_features, grid.cols * width, bias=bias, activation=activation
     )
     y = ops.reshape(y, (-1, grid.gates, grid.gate_cols * width))
