@@ -182,7 +182,7 @@ class Run:
         """What the table says of a model."""
         error = f"{self.validation_error(model):.2%}"
         if kind == "dense":
-            return [kind, error, "0 %", "1.000", "", "", f"{model.count_params():,}"]
+            return [kind, error, "0%", "1.000", "", "", f"{model.count_params():,}"]
         parts, usages = computation(model), gate_usage(model, self.validation[0])
         dense = sum(part.dense for part in parts)
         dependent = sum(u.input_dependent for u in usages) / sum(u.open_share.size for u in usages)

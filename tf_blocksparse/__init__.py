@@ -7,7 +7,8 @@
 """
 
 from tf_blocksparse import custom_ops as ops
-from tf_blocksparse import plots
+from tf_blocksparse import gate_plots, plots
+from tf_blocksparse.block_gates import block_gates, computation, gate_usage
 from tf_blocksparse.bsr import BsrMatrix
 from tf_blocksparse.convert import convert
 from tf_blocksparse.export import export
@@ -70,8 +71,12 @@ __all__ = [
     "SparsifyTraining",
     "SparsityHistory",
     "ThresholdRamp",
+    "block_gates",
+    "computation",
     "convert",
     "export",
+    "gate_plots",
+    "gate_usage",
     "link_ranking",
     "neurons_without_output",
     "ops",

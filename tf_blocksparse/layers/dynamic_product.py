@@ -11,6 +11,7 @@ TensorFlow, the gradient of each slice is padded to the whole matrix, which take
 import tensorflow as tf
 from keras import ops
 
+from tf_blocksparse.blocks import BlockGrid
 from tf_blocksparse.custom_ops.implementation import active
 
 # Scaling outputs makes a product for each block row and, in the gradient, one product more than scaling inputs,
@@ -20,7 +21,7 @@ from tf_blocksparse.custom_ops.implementation import active
 _MANY_COLUMNS = 4  # times as many block columns as block rows
 
 
-def dynamic_product(x, kernel, gates, grid):
+def dynamic_product(x, kernel, gates, grid, form=None):
     """`y[n, o] = sum_i gates[n, block of (i, o)] x[n, i] kernel[i, o]`, with all blocks computed.
 
     Differentiable in `x`, `kernel` and `gates`.
@@ -30,17 +31,32 @@ def dynamic_product(x, kernel, gates, grid):
         kernel: `[in, out]`, of the dtype of `x`.
         gates: `[rows, grid rows, grid cols]`, of the dtype of `x`.
         grid: the `BlockGrid` of the kernel.
+        form: `scaled_inputs_product` or `scaled_outputs_product`. None: the one for the shape.
 
     Returns:
         `[rows, out]`.
     """
-    form = scaled_outputs_product if grid.cols >= _MANY_COLUMNS * grid.rows else scaled_inputs_product
-    return form(x, kernel, gates, grid)
+    if form is None:
+        form = scaled_outputs_product if grid.cols >= _MANY_COLUMNS * grid.rows else scaled_inputs_product
+    height, width = grid.block_shape
+    whole = BlockGrid((grid.rows * height, grid.cols * width), grid.block_shape, grid.gates)
+    if whole == grid:
+        return form(x, kernel, gates, grid)
+    # Made once, a copy with whole blocks costs less than edges in every step of the loop.
+    below, right = whole.shape[0] - grid.shape[0], whole.gate_width - grid.gate_width
+    kernel = ops.reshape(kernel, (grid.shape[0], grid.gates, grid.gate_width))
+    kernel = ops.reshape(ops.pad(kernel, [[0, below], [0, 0], [0, right]]), whole.shape)
+    y = form(ops.pad(x, [[0, 0], [0, below]]), kernel, gates, whole)
+    y = ops.reshape(y, (-1, grid.gates, whole.gate_width))
+    return ops.reshape(y[:, :, : grid.gate_width], (-1, grid.shape[1]))
 
 
 def scaled_inputs_product(x, kernel, gates, grid):
-    """`dynamic_product()` with a product for each block column, of inputs scaled by the gates of that column."""
-    columns = _column_slices(grid)
+    """`dynamic_product()` with a product for each block column, of inputs scaled by the gates of that column.
+
+    The grid has whole blocks only.
+    """
+    columns = _slices(grid.cols, grid.block_shape[1])
 
     @ops.custom_gradient
     def product(x, kernel, gates):
@@ -65,8 +81,11 @@ def scaled_inputs_product(x, kernel, gates, grid):
 
 
 def scaled_outputs_product(x, kernel, gates, grid):
-    """`dynamic_product()` with a product for each block row, whose outputs are scaled by the gates of that row."""
-    rows = _row_slices(grid)
+    """`dynamic_product()` with a product for each block row, whose outputs are scaled by the gates of that row.
+
+    The grid has whole blocks only.
+    """
+    rows = _slices(grid.rows, grid.block_shape[0])
 
     @ops.custom_gradient
     def product(x, kernel, gates):
@@ -131,48 +150,28 @@ def _after(*results):
     return tf.control_dependencies([tensor for last in lasts for tensor in last])
 
 
-def _column_slices(grid):
-    """Where each block column of the matrix is: a list of slices."""
-    width = grid.block_shape[1]
-    starts = [gate * grid.gate_width + j * width for gate in range(grid.gates) for j in range(grid.gate_cols)]
-    ends = [grid.gate_width * (start // grid.gate_width + 1) for start in starts]
-    return [slice(start, min(start + width, end)) for start, end in zip(starts, ends, strict=True)]
-
-
-def _row_slices(grid):
-    """Where each block row of the matrix is: a list of slices."""
-    height = grid.block_shape[0]
-    return [slice(i * height, min((i + 1) * height, grid.shape[0])) for i in range(grid.rows)]
+def _slices(count, size):
+    """`count` slices of `size`, one after another."""
+    return [slice(i * size, (i + 1) * size) for i in range(count)]
 
 
 def _scale_inputs(x, gates, grid):
     """Multiplies `x` `[rows, in]` by one gate for each block row: `gates` `[rows, grid rows]`."""
-    height, in_features = grid.block_shape[0], grid.shape[0]
-    if in_features % height:
-        return x * ops.repeat(gates, height, axis=1)[:, :in_features]
-    return ops.reshape(ops.reshape(x, (-1, grid.rows, height)) * ops.expand_dims(gates, 2), (-1, in_features))
+    blocks = ops.reshape(x, (-1, grid.rows, grid.block_shape[0]))
+    return ops.reshape(blocks * ops.expand_dims(gates, 2), (-1, grid.shape[0]))
 
 
 def _scale_outputs(y, gates, grid):
     """Multiplies `y` `[rows, out]` by one gate for each block column: `gates` `[rows, grid cols]`."""
-    width, out_features = grid.block_shape[1], grid.shape[1]
-    if grid.gate_width % width:
-        spread = ops.reshape(ops.repeat(gates, width, axis=1), (-1, grid.gates, grid.gate_cols * width))
-        return y * ops.reshape(spread[:, :, : grid.gate_width], (-1, out_features))
-    return ops.reshape(ops.reshape(y, (-1, grid.cols, width)) * ops.expand_dims(gates, 2), (-1, out_features))
+    blocks = ops.reshape(y, (-1, grid.cols, grid.block_shape[1]))
+    return ops.reshape(blocks * ops.expand_dims(gates, 2), (-1, grid.shape[1]))
 
 
 def _sum_over_inputs(x, grid):
     """Sums `x` `[rows, in]` over each block row: `[rows, grid rows]`."""
-    height, in_features = grid.block_shape[0], grid.shape[0]
-    x = ops.pad(x, [[0, 0], [0, grid.rows * height - in_features]]) if in_features % height else x
-    return ops.sum(ops.reshape(x, (-1, grid.rows, height)), axis=2)
+    return ops.sum(ops.reshape(x, (-1, grid.rows, grid.block_shape[0])), axis=2)
 
 
 def _sum_over_outputs(y, grid):
     """Sums `y` `[rows, out]` over each block column: `[rows, grid cols]`."""
-    width = grid.block_shape[1]
-    right = grid.gate_cols * width - grid.gate_width
-    if right:
-        y = ops.pad(ops.reshape(y, (-1, grid.gates, grid.gate_width)), [[0, 0], [0, 0], [0, right]])
-    return ops.sum(ops.reshape(y, (-1, grid.cols, width)), axis=2)
+    return ops.sum(ops.reshape(y, (-1, grid.cols, grid.block_shape[1])), axis=2)

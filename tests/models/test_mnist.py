@@ -1,0 +1,94 @@
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+
+import tf_blocksparse as bs
+from models import mnist
+
+TINY = mnist.Preset(units=16, depth=2, block_shape=(4, 4), sparsity=0.75, epochs=2, batch_size=16, learning_rate=0.05)
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """Images whose class is where their bright pixels are."""
+    monkeypatch.setitem(mnist.PRESETS, "small", TINY)
+    monkeypatch.setattr(mnist, "VALIDATION", 50)
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 10, 250)
+    x = rng.integers(0, 50, (250, 28, 28))
+    for image, label in zip(x, y, strict=True):
+        image[2 * label + 2 : 2 * label + 5] += 200
+    directory = tmp_path / "data"
+    directory.mkdir()
+    np.savez(directory / "digits.npz", x_train=x.astype("uint8"), y_train=y.astype("uint8"))
+    return directory
+
+
+def test_the_whole_path_and_going_on_with_it(data, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["--data", str(data), "--out", str(out)]
+    mnist.main([*arguments, "--epochs", "1"])
+    log = (out / "dynamic.csv").read_text()
+    assert len(log.splitlines()) == 2
+    capsys.readouterr()
+    mnist.main(arguments)
+    printed = capsys.readouterr().out
+    assert "Epoch 2/2" in printed and "Epoch 1/2" not in printed
+    assert re.search(r"\| *dynamic *\| *\d+\.\d\d% *\| *75% *\|", printed), printed
+    assert re.search(r"\| *dense *\| *\d+\.\d\d%", printed)
+    assert "comput. 0.250, and 1.000 for the gate" in printed
+    for name in ("figure1.png", "figure2.png"):
+        assert (out / name).stat().st_size > 5000
+    assert [line[:2] for line in (out / "dynamic.csv").read_text().splitlines()[1:]] == ["0,", "1,"]
+    assert (out / "dynamic.csv").read_text().startswith(log), "the first epoch was not trained again"
+
+
+def test_both_models_are_alike_but_for_the_gates():
+    preset = mnist.PRESETS["paper"]
+    dynamic, dense = (mnist.network(preset, kind) for kind in ("dynamic", "dense"))
+    layers = [layer for layer in dynamic.layers if isinstance(layer, bs.DynamicBlockDense)]
+    assert len(layers) == 5
+    assert [layer.block_gate.mask_shape for layer in layers] == [(8, 8)] * 5
+    assert [int(layer.block_gate.num_open()) for layer in layers] == [6] * 5
+    assert dynamic.count_params() - dense.count_params() == 5 * (1024 * 64 + 64)
+
+
+def test_pixels_are_standardised_and_the_last_images_validate(data, tmp_path):
+    run = mnist.Run(mnist.parse(["--data", str(data), "--out", str(tmp_path / "out")]))
+    x, y = run.validation
+    with np.load(data / "digits.npz") as arrays:
+        np.testing.assert_array_equal(y, arrays["y_train"][-50:])
+        pixels = arrays["x_train"][-50:].reshape(50, 784) / 255
+    np.testing.assert_allclose(x, (pixels - 0.1307) / 0.3081, rtol=1e-5, atol=1e-6)
+    assert len(run.training[0]) == 200
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["--data", "no/such/directory"], r"No \.npz file with x_train"),
+        (["--epochs", "0"], "epochs"),
+        (["--sparsity", "90"], "fraction"),
+    ],
+)
+def test_bad_arguments_stop_before_any_training(arguments, message, data, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        mnist.main(["--data", str(data), "--out", str(tmp_path / "out"), *arguments])
+    assert stop.value.code != 0
+    assert re.search(message, f"{stop.value} {capsys.readouterr().err}")
+
+
+def test_too_few_images(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(mnist, "VALIDATION", 250)
+    with pytest.raises(SystemExit, match="250 images are too few"):
+        mnist.main(["--data", str(data), "--out", str(tmp_path / "out")])
+
+
+def test_presets_are_the_papers():
+    paper = dataclasses.asdict(mnist.PRESETS["paper"])
+    assert paper == dict(
+        units=1024, depth=5, block_shape=(128, 128), sparsity=0.9, epochs=45, batch_size=128, learning_rate=5e-3,
+        momentum=0.9,
+    )  # fmt: skip
