@@ -5,6 +5,7 @@
 #include "tf_blocksparse/custom_ops/cc/kernels/dynamic.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <random>
@@ -14,6 +15,7 @@
 #include "tests/cc/products.h"
 #include "tests/cc/random_matrix.h"
 #include "tests/cc/sample.h"
+#include "tf_blocksparse/custom_ops/cc/kernels/dynamic_choose.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/isa.h"
 
 namespace {
@@ -328,6 +330,45 @@ void Epilogues() {
   for (const Level& level : Levels()) Compare("relu " + level.name, Product(level, p, 1, epilogue), expected);
 }
 
+// The largest of each row, and of equal ones those of lower index, against a stable sort.
+void ChosenBlocks() {
+  for (const Level& level : Levels()) {
+    for (int64_t blocks : {1, 15, 16, 17, 300}) {
+      for (int64_t count : {int64_t{0}, int64_t{1}, blocks / 2, blocks}) {
+        for (bool integers : {true, false}) {
+          const int64_t batch = 7;
+          std::vector<float> scores =
+              integers ? RandomIntegers(batch * blocks, 1) : RandomFloats(batch * blocks, 1);
+          scores[0] = 1e-42f;
+          std::vector<int32_t> ids(batch * count, -1);
+          std::vector<float> gates(batch * count, kNaN);
+          std::vector<int32_t> keys(3 * blocks);
+          ChooseBlocks(*level.table, {scores.data(), batch, blocks, count, 1e-3f, ids.data(), gates.data()}, 3,
+                       keys.data(), ThreadedFor);
+          for (int64_t b = 0; b < batch; ++b) {
+            const float* row = scores.data() + b * blocks;
+            std::vector<int32_t> expected(blocks);
+            for (int64_t i = 0; i < blocks; ++i) expected[i] = static_cast<int32_t>(i);
+            std::stable_sort(expected.begin(), expected.end(), [&](int32_t i, int32_t j) {
+              return std::max(row[i], 0.0f) > std::max(row[j], 0.0f);
+            });
+            expected.resize(count);
+            std::sort(expected.begin(), expected.end());
+            double sum = 0;
+            for (int32_t i : expected) sum += std::max(row[i], 0.0f);
+            const double divisor = std::max(sum / static_cast<double>(blocks), 1e-3);
+            for (int64_t k = 0; k < count; ++k) {
+              const std::string name = level.name + " chosen " + std::to_string(k) + " of " + std::to_string(blocks);
+              CHECK_TRUE(ids[b * count + k] == expected[k], name);
+              CHECK_TRUE(std::abs(gates[b * count + k] - std::max(row[expected[k]], 0.0f) / divisor) < 1e-5, name);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 // Ids that are no block are refused, wherever they stand; sizes beyond 32 bits, too.
 void BadChoices() {
   for (int32_t bad : {-1, 42, std::numeric_limits<int32_t>::max(), std::numeric_limits<int32_t>::min()}) {
@@ -358,6 +399,7 @@ int main() {
   Kernels();
   BadChoices();
   Epilogues();
+  ChosenBlocks();
   Grids();
   if (Sample("dynamic bits").all()) SameBits();
   Run(MakeProblem(1000, 1100, 64, 48, 16, 0.7), {2, 3});

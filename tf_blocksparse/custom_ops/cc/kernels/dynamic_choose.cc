@@ -1,68 +1,52 @@
 #include "tf_blocksparse/custom_ops/cc/kernels/dynamic_choose.h"
 
 #include <algorithm>
-#include <cstring>
+#include <cstdint>
 
 #include "tf_blocksparse/custom_ops/cc/kernels/choose.h"
 
 namespace blocksparse {
 namespace {
 
-// A digit of a key in the search for the smallest that is chosen; three make 32 bits.
-constexpr int kDigitBits = 11;
-constexpr int kDigits = 1 << kDigitBits;
-
-// max(score, 0) as an integer that orders likewise: the bits of floats from 0 on do, and those of NaN come last. In
-// integers, since TensorFlow's threads take denormal numbers for zeros.
-uint32_t KeyOf(float score) {
-  uint32_t bits;
-  std::memcpy(&bits, &score, sizeof(bits));
-  const bool negative = bits >> 31;
-  const bool missing = (bits & 0x7fffffff) > 0x7f800000;
-  return missing ? ~uint32_t{0} : negative ? 0 : bits;
-}
-
-// The count-th largest key, by counting digits from the highest on, and how many of the chosen are equal to it.
+// The smallest key that is chosen, or one between it and the next smaller, and how many that are equal to it.
 struct Threshold {
-  uint32_t key;
+  int32_t key;
   int64_t equal;
 };
 
-Threshold FindThreshold(const float* scores, int64_t blocks, int64_t count) {
-  uint32_t key = 0;
-  uint32_t known = 0;  // the bits of `key` that are found
-  int64_t left = count;
-  for (int shift : {32 - kDigitBits, 32 - 2 * kDigitBits, 0}) {
-    int32_t counts[kDigits] = {};
-    for (int64_t i = 0; i < blocks; ++i) {
-      const uint32_t each = KeyOf(scores[i]);
-      if ((each & known) == key) ++counts[(each >> shift) % kDigits];
-    }
-    // The last digit shares a bit with the one before: what is known fixes it.
-    int digit = kDigits - 1;
-    for (; digit > 0 && counts[digit] < left; --digit) left -= counts[digit];
-    key |= static_cast<uint32_t>(digit) << shift;
-    known |= static_cast<uint32_t>(kDigits - 1) << shift;
+// Finds bit after bit by counting. A vector counts 16 keys at once: several times as fast as a histogram of digits, whose
+// counts wait for one another where scores are alike.
+Threshold FindThreshold(const DynamicTable& table, const int32_t* keys, int64_t n, int64_t wanted) {
+  int32_t key = 0;
+  for (int bit = 30; bit >= 0; --bit) {
+    const int32_t candidate = key | (int32_t{1} << bit);
+    const int64_t count = table.count_keys(keys, n, candidate);
+    if (count >= wanted) key = candidate;
+    if (count == wanted) return {key, wanted};
   }
-  return {key, left};
+  const int64_t larger = key == INT32_MAX ? 0 : table.count_keys(keys, n, key + 1);
+  return {key, wanted - larger};
 }
 
-void ChooseRow(const BlockChoice& choice, int64_t row) {
+void ChooseRow(const DynamicTable& table, const BlockChoice& choice, int64_t row, int32_t* keys) {
   const float* scores = choice.scores + row * choice.blocks;
   int32_t* ids = choice.ids + row * choice.count;
   float* gates = choice.gates + row * choice.count;
-  Threshold threshold = FindThreshold(scores, choice.blocks, choice.count);
-  double sum = 0;
+  table.order_keys(scores, choice.blocks, keys);
+  const Threshold threshold = FindThreshold(table, keys, choice.blocks, choice.count);
   int64_t k = 0;
+  int64_t equal = threshold.equal;
+  // Writes first and counts then: which one is chosen cannot be foretold.
   for (int64_t i = 0; i < choice.blocks && k < choice.count; ++i) {
-    const uint32_t key = KeyOf(scores[i]);
-    if (key < threshold.key || (key == threshold.key && threshold.equal-- <= 0)) continue;
+    const bool same = keys[i] == threshold.key;
+    const bool chosen = (keys[i] > threshold.key) | (same & (equal > 0));
+    equal -= same;
     ids[k] = static_cast<int32_t>(i);
-    gates[k] = key == 0 ? 0.0f : scores[i];
-    sum += gates[k++];
+    gates[k] = keys[i] == 0 ? 0.0f : scores[i];
+    k += chosen;
   }
-  // Fewer than were counted only if the scores have changed meanwhile.
-  for (; k < choice.count; ++k) ids[k] = 0, gates[k] = 0.0f;
+  double sum = 0;
+  for (int64_t i = 0; i < choice.count; ++i) sum += gates[i];
   const float mean = static_cast<float>(sum / static_cast<double>(choice.blocks));
   const float divisor = mean < choice.epsilon ? choice.epsilon : mean;  // NaN stays
   for (int64_t i = 0; i < choice.count; ++i) gates[i] /= divisor;
@@ -70,14 +54,18 @@ void ChooseRow(const BlockChoice& choice, int64_t row) {
 
 }  // namespace
 
-void ChooseBlocks(const BlockChoice& choice, int64_t threads, const ParallelFor& parallel_for) {
-  if (choice.batch == 0 || choice.count == 0) return;
+int64_t ChooseWorkers(const BlockChoice& choice, int64_t threads) {
   constexpr double kNanosecondsPerBlock = 4;
-  const double nanoseconds = static_cast<double>(choice.batch) * static_cast<double>(choice.blocks) * kNanosecondsPerBlock;
-  const int64_t workers = std::min(UsefulWorkers(nanoseconds, threads), choice.batch);
+  const double blocks = static_cast<double>(choice.batch) * static_cast<double>(choice.blocks);
+  return std::max<int64_t>(std::min(UsefulWorkers(blocks * kNanosecondsPerBlock, threads), choice.batch), 1);
+}
+
+void ChooseBlocks(const DynamicTable& table, const BlockChoice& choice, int64_t workers, int32_t* keys,
+                  const ParallelFor& parallel_for) {
+  if (choice.count == 0) return;
   const auto work = [&](int64_t worker) {
     for (int64_t row = choice.batch * worker / workers; row < choice.batch * (worker + 1) / workers; ++row) {
-      ChooseRow(choice, row);
+      ChooseRow(table, choice, row, keys + worker * choice.blocks);
     }
   };
   if (workers == 1) {

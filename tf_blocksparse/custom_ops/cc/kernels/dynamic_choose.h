@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "tf_blocksparse/custom_ops/cc/kernels/dynamic_kernels.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/parallel.h"
 
 namespace blocksparse {
@@ -21,7 +22,12 @@ struct BlockChoice {
   float* gates;  // [batch, count]
 };
 
-void ChooseBlocks(const BlockChoice& choice, int64_t threads, const ParallelFor& parallel_for);
+// How many threads share the rows.
+int64_t ChooseWorkers(const BlockChoice& choice, int64_t threads);
+
+// `keys` [workers, blocks] is workspace.
+void ChooseBlocks(const DynamicTable& table, const BlockChoice& choice, int64_t workers, int32_t* keys,
+                  const ParallelFor& parallel_for);
 
 }  // namespace blocksparse
 

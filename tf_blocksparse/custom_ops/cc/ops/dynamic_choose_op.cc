@@ -4,6 +4,7 @@
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
+#include "tf_blocksparse/custom_ops/cc/kernels/dynamic.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/dynamic_choose.h"
 #include "tf_blocksparse/custom_ops/cc/ops/op_support.h"
 
@@ -49,6 +50,9 @@ class ChooseBlocksOp : public OpKernel {
     OP_REQUIRES_OK(construction, construction->GetAttr("epsilon", &epsilon_));
     OP_REQUIRES(construction, epsilon_ > 0, absl::InvalidArgumentError(absl::StrCat(
         "epsilon must be above 0, got ", epsilon_)));
+    const KernelTable* common;
+    OP_REQUIRES_OK(construction, GetTable(&common));
+    table_ = ChooseDynamicTable(common->isa);
   }
 
   void Compute(OpKernelContext* context) override {
@@ -71,11 +75,16 @@ class ChooseBlocksOp : public OpKernel {
     OP_REQUIRES_OK(context, context->allocate_output(1, shape, &gates));
     const BlockChoice choice = {scores.unaligned_flat<float>().data(), batch, blocks, count, epsilon_,
                                 ids->unaligned_flat<int32_t>().data(), gates->unaligned_flat<float>().data()};
-    ChooseBlocks(choice, NumThreads(context), IntraOpParallelFor(context));
+    const int64_t workers = ChooseWorkers(choice, NumThreads(context));
+    Tensor holder;
+    float* workspace;
+    OP_REQUIRES_OK(context, AllocateWorkspace(context, workers * blocks, &holder, &workspace));
+    ChooseBlocks(*table_, choice, workers, reinterpret_cast<int32_t*>(workspace), IntraOpParallelFor(context));
   }
 
  private:
   float epsilon_ = 0;
+  const DynamicTable* table_ = nullptr;
 };
 
 REGISTER_KERNEL_BUILDER(Name("BlockSparse>ChooseBlocks").Device(tensorflow::DEVICE_CPU), ChooseBlocksOp);
