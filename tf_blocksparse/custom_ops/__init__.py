@@ -1,6 +1,10 @@
 """The block-sparse ops: products with a matrix of which blocks are stored, or chosen for each example, and its rows."""
 
 from tf_blocksparse.custom_ops.choose_blocks import choose_blocks, choose_blocks_reference, gate_scores
+from tf_blocksparse.custom_ops.dynamic_low_precision_matmul import (
+    dynamic_block_matmul_low_precision,
+    dynamic_block_matmul_low_precision_reference,
+)
 from tf_blocksparse.custom_ops.dynamic_matmul import dynamic_block_matmul, dynamic_block_matmul_reference
 from tf_blocksparse.custom_ops.gather import block_sparse_gather, block_sparse_gather_reference
 from tf_blocksparse.custom_ops.library import library_path, ops
@@ -20,6 +24,8 @@ __all__ = [
     "choose_blocks",
     "choose_blocks_reference",
     "dynamic_block_matmul",
+    "dynamic_block_matmul_low_precision",
+    "dynamic_block_matmul_low_precision_reference",
     "dynamic_block_matmul_reference",
     "gate_scores",
     "library_path",
