@@ -67,6 +67,54 @@ def quantize_blocks(blocks, indices, indptr, grid, dtype):
     return _interleave(rounded, ROWS_PER_WORD[dtype]), scales
 
 
+def quantize_grid(blocks, grid, dtype):
+    """Rounds all blocks of a grid to bfloat16 or int8 for `dynamic_block_matmul_low_precision`.
+
+    As `quantize_blocks`, but the elements of a block stay in row order and int8 has one scale for each block, its
+    largest magnitude divided by 127: a product that chooses its blocks multiplies each by its gate anyway.
+
+    Args:
+        blocks: float32 `[grid.rows * grid.cols, height, width]`, block `i * grid.cols + j` that of grid row i and grid
+            column j. What lies outside of the matrix is ignored, and stored as zero.
+        grid: the `BlockGrid` of the matrix, without gates.
+        dtype: `"bfloat16"` or `"int8"`.
+
+    Returns:
+        `(stored, scales)`: `stored` of that dtype and the shape of `blocks`; `scales` float32
+        `[grid.rows * grid.cols]`, 1 for a block of zeros, or `[0]` for bfloat16.
+
+    Raises:
+        ValueError: if the arguments do not fit each other, or a weight is not finite.
+
+    Example:
+
+    >>> blocks = np.float32([[[1.0, -2.0]], [[0.0, 0.5]]])
+    >>> stored, scales = quantize_grid(blocks, BlockGrid((1, 4), (1, 2)), "int8")
+    >>> stored[:, 0]
+    array([[  64, -127],
+           [   0,  127]], dtype=int8)
+    """
+    _check_dtype(dtype)
+    _check_grid(grid)
+    blocks = np.asarray(blocks, np.float32)
+    expected = (grid.rows * grid.cols, *grid.block_shape)
+    if grid.gates != 1 or blocks.shape != expected:
+        raise ValueError(
+            f"`blocks` must be all of the grid {grid}, which must have one gate: expected shape {expected}. Received: "
+            f"shape {blocks.shape}."
+        )
+    rows, columns = np.divmod(np.arange(len(blocks)), grid.cols)
+    weights = np.where(_inside(rows, columns, grid), blocks, np.float32(0))
+    _check_finite(weights, "float32")
+    if dtype == "bfloat16":
+        with np.errstate(over="ignore"):
+            rounded = weights.astype(ml_dtypes.bfloat16)
+        _check_finite(rounded.astype(np.float32), "bfloat16")
+        return rounded, np.zeros([0], np.float32)
+    scales = _scales(np.abs(weights).max(axis=(1, 2)))
+    return np.clip(np.rint(weights / scales[:, None, None]), -127, 127).astype(np.int8), scales
+
+
 def dequantize_blocks(stored, scales, indices, indptr, grid):
     """The float32 blocks that `quantize_blocks` stored.
 
@@ -167,7 +215,11 @@ def _column_scales(weights, features, out_features):
     largest = np.zeros([out_features], np.float32)
     magnitudes = np.abs(weights).max(axis=1, initial=0)  # [num_blocks, width]; zero outside of the matrix
     np.maximum.at(largest, np.minimum(features, out_features - 1), magnitudes)
-    # Below the first, the quotient is no normal number: such a column counts as zeros.
+    return _scales(largest)
+
+
+def _scales(largest):
+    """Scales of int8 from the largest magnitudes; below the first, the quotient is no normal number and counts as 0."""
     return np.where(largest >= 127 * np.finfo(np.float32).tiny, largest / np.float32(127), np.float32(1))
 
 

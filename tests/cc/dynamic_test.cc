@@ -5,6 +5,7 @@
 #include "tf_blocksparse/custom_ops/cc/kernels/dynamic.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <random>
@@ -14,6 +15,7 @@
 #include "tests/cc/products.h"
 #include "tests/cc/random_matrix.h"
 #include "tests/cc/sample.h"
+#include "tf_blocksparse/custom_ops/cc/kernels/dynamic_choose.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/isa.h"
 
 namespace {
@@ -270,15 +272,28 @@ void SameBits() {
   CHECK_TRUE(split > 0, "work was split");
 }
 
+// The same numbers in memory, at an odd address.
+std::vector<uint8_t> Stored(const std::vector<float>& values, DynamicType type) {
+  std::vector<uint8_t> bytes = {0};
+  for (const float value : values) {
+    uint8_t float_bytes[4];
+    std::memcpy(float_bytes, &value, 4);
+    if (type == DynamicType::kFloat32) bytes.insert(bytes.end(), float_bytes, float_bytes + 4);
+    if (type == DynamicType::kBfloat16) bytes.insert(bytes.end(), float_bytes + 2, float_bytes + 4);
+    if (type == DynamicType::kInt8) bytes.push_back(static_cast<uint8_t>(static_cast<int>(value)));
+  }
+  return bytes;
+}
+
 // Every kernel of every list by itself, whatever the chooser would take.
 void Kernels() {
   for (const Level& level : Levels()) {
     std::set<std::string> names;
-    bool one = false;
+    std::set<DynamicType> ones;
     for (int64_t i = 0; i < level.table->num_kernels; ++i) {
       const DynamicKernel& kernel = level.table->kernels[i];
       CHECK_TRUE(names.insert(kernel.name).second, std::string("two kernels named ") + kernel.name);
-      one |= kernel.columns == 1 && kernel.examples == 1;
+      if (kernel.columns == 1 && kernel.examples == 1) ones.insert(kernel.type);
       for (int64_t depth : {1, 2, 7, 64}) {
         const int64_t stride = kernel.columns + 3;
         const int64_t examples = kernel.examples;
@@ -298,7 +313,10 @@ void Kernels() {
           }
         }
         DynamicJob job = {};
-        job.block = w.data();
+        const bool is_float = kernel.type == DynamicType::kFloat32;  // 4 bytes off a multiple of 64, but no odd address
+        const std::vector<uint8_t> bytes = Stored(w, kernel.type);
+        Buffer buffer(w, false);
+        job.block = is_float ? static_cast<const void*>(buffer.data()) : bytes.data() + 1;
         job.ahead = nullptr;
         job.rows_ahead = std::min<int64_t>(depth, 4);
         job.stride = stride;
@@ -313,7 +331,7 @@ void Kernels() {
         Compare(level.name + " " + kernel.name + " depth " + std::to_string(depth), y, expected);
       }
     }
-    CHECK_TRUE(one, level.name + " has no kernel for one column of one example");
+    CHECK_EQUAL(ones.size(), 3u);  // of any type, one serves a single column of a single example
   }
 }
 
@@ -326,6 +344,45 @@ void Epilogues() {
   epilogue.bias = bias.data();
   epilogue.activation = Activation::kRelu;
   for (const Level& level : Levels()) Compare("relu " + level.name, Product(level, p, 1, epilogue), expected);
+}
+
+// The largest of each row, and of equal ones those of lower index, against a stable sort.
+void ChosenBlocks() {
+  for (const Level& level : Levels()) {
+    for (int64_t blocks : {1, 15, 16, 17, 300}) {
+      for (int64_t count : {int64_t{0}, int64_t{1}, blocks / 2, blocks}) {
+        for (bool integers : {true, false}) {
+          const int64_t batch = 7;
+          std::vector<float> scores =
+              integers ? RandomIntegers(batch * blocks, 1) : RandomFloats(batch * blocks, 1);
+          scores[0] = 1e-42f;
+          std::vector<int32_t> ids(batch * count, -1);
+          std::vector<float> gates(batch * count, kNaN);
+          std::vector<int32_t> keys(3 * blocks);
+          ChooseBlocks(*level.table, {scores.data(), batch, blocks, count, 1e-3f, ids.data(), gates.data()}, 3,
+                       keys.data(), ThreadedFor);
+          for (int64_t b = 0; b < batch; ++b) {
+            const float* row = scores.data() + b * blocks;
+            std::vector<int32_t> expected(blocks);
+            for (int64_t i = 0; i < blocks; ++i) expected[i] = static_cast<int32_t>(i);
+            std::stable_sort(expected.begin(), expected.end(), [&](int32_t i, int32_t j) {
+              return std::max(row[i], 0.0f) > std::max(row[j], 0.0f);
+            });
+            expected.resize(count);
+            std::sort(expected.begin(), expected.end());
+            double sum = 0;
+            for (int32_t i : expected) sum += std::max(row[i], 0.0f);
+            const double divisor = std::max(sum / static_cast<double>(blocks), 1e-3);
+            for (int64_t k = 0; k < count; ++k) {
+              const std::string name = level.name + " chosen " + std::to_string(k) + " of " + std::to_string(blocks);
+              CHECK_TRUE(ids[b * count + k] == expected[k], name);
+              CHECK_TRUE(std::abs(gates[b * count + k] - std::max(row[expected[k]], 0.0f) / divisor) < 1e-5, name);
+            }
+          }
+        }
+      }
+    }
+  }
 }
 
 // Ids that are no block are refused, wherever they stand; sizes beyond 32 bits, too.
@@ -358,6 +415,7 @@ int main() {
   Kernels();
   BadChoices();
   Epilogues();
+  ChosenBlocks();
   Grids();
   if (Sample("dynamic bits").all()) SameBits();
   Run(MakeProblem(1000, 1100, 64, 48, 16, 0.7), {2, 3});

@@ -12,6 +12,7 @@ constexpr int64_t kSplitColumns = 16;
 // What is asked for before it is needed. A core has only so many reads under way, and the hardware's own prefetching
 // stops at the end of a page.
 constexpr int64_t kPrefetchBytes = 2048;
+constexpr int64_t kTileColumns = 64;  // about what a kernel reads of a row
 
 int64_t ElementBytes(DynamicType type) {
   return type == DynamicType::kFloat32 ? 4 : type == DynamicType::kBfloat16 ? 2 : 1;
@@ -24,7 +25,7 @@ class ProductWorker {
                 const DynamicOperands& operands)
       : kernels_(kernels), rows_(grid.rows), columns_(grid.columns), batch_(batch), groups_(groups),
         operands_(operands), block_bytes_(grid.block_elements() * kernels.element_bytes()) {
-    const int64_t row_bytes = columns_.block * kernels.element_bytes();
+    const int64_t row_bytes = std::min<int64_t>(columns_.block, kTileColumns) * kernels.element_bytes();
     job_.stride = columns_.block;
     rows_ahead_ = std::max<int64_t>(kPrefetchBytes / row_bytes, 1);
     job_.x_stride = rows_.features;

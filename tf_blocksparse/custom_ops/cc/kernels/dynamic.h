@@ -51,7 +51,7 @@ class DynamicKernels {
 struct DynamicOperands {
   const float* x;       // [batch, in]
   const void* blocks;   // [grid rows * grid columns, height, width], of the kernels' type
-  const float* scales;  // [blocks], or null
+  const float* scales;  // [blocks], which the blocks' elements are multiplied by, or null
   Epilogue epilogue;
   float* y;  // [batch, out]
 };

@@ -44,6 +44,11 @@ struct DynamicTable {
   const char* isa;
   const DynamicKernel* kernels;  // the chooser takes the first that fits
   int64_t num_kernels;
+  // keys[i] orders like max(scores[i], 0): its bits; NaN comes last. In integers, since TensorFlow's threads take
+  // denormal numbers for zeros.
+  void (*order_keys)(const float* scores, int64_t n, int32_t* keys);
+  // How many keys are `least` or more.
+  int64_t (*count_keys)(const int32_t* keys, int64_t n, int32_t least);
 };
 
 extern const DynamicTable kDynamicGeneric;

@@ -1,5 +1,6 @@
 // BlockSparse>DynamicMatMul, BlockSparse>DynamicMatMulGradInputs, BlockSparse>DynamicMatMulGradBlocks: the product in
-// which every example has chosen its blocks, and its gradients.
+// which every example has chosen its blocks, and its gradients. BlockSparse>DynamicLowPrecisionMatMul: the product with
+// bfloat16 or int8 blocks, for inference.
 //
 // Every input may come from a stranger's SavedModel or hang on a stranger's data: all of it is checked before the
 // kernels see it, and what the kernels index with is a checked copy.
@@ -61,6 +62,20 @@ absl::Status RowsShape(InferenceContext* c, int input, const char* features, Dim
   return c->Merge(*batch, c->Dim(rows, 0), batch);
 }
 
+// A product; there may be a bias, the input of number `bias`.
+absl::Status ProductShapes(InferenceContext* c, int bias) {
+  DimensionHandle batch = c->UnknownDim();
+  ShapeHandle unused;
+  int64_t out_features;
+  TF_RETURN_IF_ERROR(c->GetAttr("out_features", &out_features));
+  TF_RETURN_IF_ERROR(RowsShape(c, 0, "in_features", &batch));
+  TF_RETURN_IF_ERROR(ChoiceShapes(c, 1, &batch));
+  if (c->num_inputs() > bias + 1) return absl::InvalidArgumentError("there may be at most one bias");
+  if (c->num_inputs() > bias) TF_RETURN_IF_ERROR(c->Merge(c->input(bias), c->Vector(out_features), &unused));
+  c->set_output(0, c->Matrix(batch, out_features));
+  return absl::OkStatus();
+}
+
 // W is [in_features, out_features] in a grid of r * c blocks, all of which are stored, block (i, j) as number i * c + j.
 // y[e] = activation(sum over k of block_gates[e, k] * x[e, rows of block] B + bias), B the block block_ids[e, k].
 REGISTER_OP("BlockSparse>DynamicMatMul")
@@ -74,17 +89,26 @@ REGISTER_OP("BlockSparse>DynamicMatMul")
     .Attr("out_features: int >= 1")
     .Attr("num_biases: int >= 0 = 0")
     .Attr("activation: {'linear', 'relu', 'tanh', 'sigmoid'} = 'linear'")
+    .SetShapeFn([](InferenceContext* c) { return ProductShapes(c, 4); });
+
+// The same with blocks that are rounded: those of int8 times scales[id].
+REGISTER_OP("BlockSparse>DynamicLowPrecisionMatMul")
+    .Input("x: float")                  // [batch, in_features]
+    .Input("blocks: T")                 // [r * c, height, width]
+    .Input("block_ids: int32")          // [batch, k]
+    .Input("block_gates: float")        // [batch, k]
+    .Input("scales: float")             // [r * c] (int8) or [0] (bfloat16)
+    .Input("bias: num_biases * float")  // [out_features]
+    .Output("y: float")                 // [batch, out_features]
+    .Attr("T: {bfloat16, int8}")
+    .Attr("in_features: int >= 1")
+    .Attr("out_features: int >= 1")
+    .Attr("num_biases: int >= 0 = 0")
+    .Attr("activation: {'linear', 'relu', 'tanh', 'sigmoid'} = 'linear'")
     .SetShapeFn([](InferenceContext* c) -> absl::Status {
-      DimensionHandle batch = c->UnknownDim();
-      ShapeHandle bias;
-      int64_t out_features;
-      TF_RETURN_IF_ERROR(c->GetAttr("out_features", &out_features));
-      TF_RETURN_IF_ERROR(RowsShape(c, 0, "in_features", &batch));
-      TF_RETURN_IF_ERROR(ChoiceShapes(c, 1, &batch));
-      if (c->num_inputs() > 5) return absl::InvalidArgumentError("there may be at most one bias");
-      if (c->num_inputs() == 5) TF_RETURN_IF_ERROR(c->Merge(c->input(4), c->Vector(out_features), &bias));
-      c->set_output(0, c->Matrix(batch, out_features));
-      return absl::OkStatus();
+      ShapeHandle scales;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(4), 1, &scales));
+      return ProductShapes(c, 5);
     });
 
 REGISTER_OP("BlockSparse>DynamicMatMulGradInputs")
@@ -130,12 +154,13 @@ REGISTER_OP("BlockSparse>DynamicMatMulGradBlocks")
 // What the three ops share: the sizes of the matrix, the checks of the choices, and the groups made of them.
 class DynamicOp : public OpKernel {
  public:
-  explicit DynamicOp(OpKernelConstruction* construction) : OpKernel(construction) {
+  explicit DynamicOp(OpKernelConstruction* construction, DynamicType type = DynamicType::kFloat32)
+      : OpKernel(construction) {
     OP_REQUIRES_OK(construction, construction->GetAttr("in_features", &in_features_));
     OP_REQUIRES_OK(construction, construction->GetAttr("out_features", &out_features_));
     const KernelTable* common;
     OP_REQUIRES_OK(construction, GetTable(&common));
-    kernels_ = std::make_unique<DynamicKernels>(*ChooseDynamicTable(common->isa), *common, DynamicType::kFloat32);
+    kernels_ = std::make_unique<DynamicKernels>(*ChooseDynamicTable(common->isa), *common, type);
   }
 
  protected:
@@ -194,9 +219,10 @@ class DynamicOp : public OpKernel {
 
 const float* Floats(const Tensor& tensor) { return tensor.unaligned_flat<float>().data(); }
 
+template <DynamicType TYPE>
 class DynamicMatMulOp : public DynamicOp {
  public:
-  explicit DynamicMatMulOp(OpKernelConstruction* construction) : DynamicOp(construction) {
+  explicit DynamicMatMulOp(OpKernelConstruction* construction) : DynamicOp(construction, TYPE) {
     std::string activation;
     int num_biases;
     OP_REQUIRES_OK(construction, construction->GetAttr("activation", &activation));
@@ -208,32 +234,45 @@ class DynamicMatMulOp : public DynamicOp {
 
   void Compute(OpKernelContext* context) override {
     const Tensor& x = context->input(0);
-    const Tensor& blocks = context->input(1);
     Call call;
+    DynamicOperands operands = {};
     OP_REQUIRES_OK(context, CheckRows(x, "x", true));
     OP_REQUIRES_OK(context, CheckChoices(context, 1, x.dim_size(0), &call));
-    Epilogue epilogue;
-    epilogue.activation = activation_;
-    if (context->num_inputs() == 5) {
-      const Tensor& bias = context->input(4);
-      OP_REQUIRES_OK(context, CheckRank(bias, 1, "bias", "[out_features]"));
-      OP_REQUIRES_OK(context, CheckDim(bias, 0, "bias", out_features_, "out_features"));
-      epilogue.bias = Floats(bias);
-    }
+    OP_REQUIRES_OK(context, CheckVectors(context, &operands));
     TensorShape shape;
     OP_REQUIRES_OK(context, TensorShape::BuildTensorShape({x.dim_size(0), out_features_}, &shape));
     Tensor* y = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, shape, &y));
     if (x.dim_size(0) == 0) return;
     OP_REQUIRES_OK(context, Group(context, GroupOrder::kByColumn, ZeroGates::kDrop, &call));
-    const DynamicOperands operands = {Floats(x), blocks.data(), nullptr, epilogue,
-                                      y->unaligned_flat<float>().data()};
+    operands.x = Floats(x);
+    operands.blocks = context->input(1).data();
+    operands.y = y->unaligned_flat<float>().data();
     RunDynamicProduct(*kernels_, call.grid, x.dim_size(0), call.groups, NumThreads(context), operands,
                       IntraOpParallelFor(context));
   }
 
  private:
-  Activation activation_;
+  // Scales and bias.
+  absl::Status CheckVectors(OpKernelContext* context, DynamicOperands* operands) const {
+    constexpr bool kScaled = TYPE == DynamicType::kInt8;
+    constexpr int kBias = TYPE == DynamicType::kFloat32 ? 4 : 5;
+    if (TYPE != DynamicType::kFloat32) {
+      const Tensor& scales = context->input(4);
+      TF_RETURN_IF_ERROR(CheckRank(scales, 1, "scales", "[grid rows * grid columns] (int8) or [0] (bfloat16)"));
+      TF_RETURN_IF_ERROR(CheckDim(scales, 0, "scales", kScaled ? context->input(1).dim_size(0) : 0,
+                                  kScaled ? "the blocks" : "bfloat16 has none"));
+      if (kScaled) operands->scales = Floats(scales);
+    }
+    operands->epilogue.activation = activation_;
+    if (context->num_inputs() == kBias) return absl::OkStatus();
+    const Tensor& bias = context->input(kBias);
+    TF_RETURN_IF_ERROR(CheckRank(bias, 1, "bias", "[out_features]"));
+    operands->epilogue.bias = Floats(bias);
+    return CheckDim(bias, 0, "bias", out_features_, "out_features");
+  }
+
+  Activation activation_ = Activation::kLinear;
 };
 
 class DynamicGradInputsOp : public DynamicOp {
@@ -284,7 +323,16 @@ class DynamicGradBlocksOp : public DynamicOp {
   }
 };
 
-REGISTER_KERNEL_BUILDER(Name("BlockSparse>DynamicMatMul").Device(tensorflow::DEVICE_CPU), DynamicMatMulOp);
+REGISTER_KERNEL_BUILDER(Name("BlockSparse>DynamicMatMul").Device(tensorflow::DEVICE_CPU),
+                        DynamicMatMulOp<DynamicType::kFloat32>);
+REGISTER_KERNEL_BUILDER(Name("BlockSparse>DynamicLowPrecisionMatMul")
+                            .Device(tensorflow::DEVICE_CPU)
+                            .TypeConstraint<tensorflow::bfloat16>("T"),
+                        DynamicMatMulOp<DynamicType::kBfloat16>);
+REGISTER_KERNEL_BUILDER(Name("BlockSparse>DynamicLowPrecisionMatMul")
+                            .Device(tensorflow::DEVICE_CPU)
+                            .TypeConstraint<int8_t>("T"),
+                        DynamicMatMulOp<DynamicType::kInt8>);
 REGISTER_KERNEL_BUILDER(Name("BlockSparse>DynamicMatMulGradInputs").Device(tensorflow::DEVICE_CPU),
                         DynamicGradInputsOp);
 REGISTER_KERNEL_BUILDER(Name("BlockSparse>DynamicMatMulGradBlocks").Device(tensorflow::DEVICE_CPU),
