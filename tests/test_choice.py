@@ -17,7 +17,7 @@ class Clock:
     def __init__(self, *times, by_shape=None):
         self.times, self.by_shape, self.calls = times, by_shape or {}, []
 
-    def __call__(self, w, sparse_product, row_counts, dtype):
+    def __call__(self, w, sparse_product, row_counts, dtype, trained=None):
         x = np.random.default_rng(0).standard_normal((3, w.shape[0])).astype("float32")
         assert_close(sparse_product(keras.ops.convert_to_tensor(x)), x @ w.astype("float32"), length=w.shape[0])
         self.calls.append((w.shape, tuple(row_counts), dtype))

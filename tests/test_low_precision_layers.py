@@ -227,7 +227,7 @@ def test_the_product_in_the_stored_dtype_is_measured(dtype, product_dtype, monke
     x = inputs()[0]
     measured = []
 
-    def product_times(w, sparse_product, row_counts, dtype):
+    def product_times(w, sparse_product, row_counts, dtype, trained=None):
         np.testing.assert_array_equal(w, model.layers[0].kernel)
         measured.append(np.asarray(sparse_product(tf.constant(x))))
         return [(2e-3, 1e-3)] * len(row_counts)

@@ -36,12 +36,23 @@ def test_a_loop_makes_every_product_once_a_round():
     assert total.numpy() == 5 * sum(range(measure._UNROLLED))
 
 
-def test_the_dense_product_is_traced_once_for_all_shapes():
-    loop = measure._dense_loop("float32", "float32")
+@pytest.mark.parametrize("training", [False, True])
+def test_the_dense_product_is_traced_once_for_all_shapes(training):
+    loop = measure._dense_loop("float32", "float32", training)
     for rows, cols in ((3, 4), (5, 6), (7, 2)):
         loop([tf.ones((2, rows))] * measure._UNROLLED, rounds=tf.constant(1), w=tf.ones((rows, cols)))
     assert loop.experimental_get_tracing_count() == 1
-    assert measure._dense_loop("float32", "float32") is loop
+    assert measure._dense_loop("float32", "float32", training) is loop
+
+
+def test_a_training_step_makes_both_gradients():
+    """What is measured depends on all three products, none of which may be optimised away."""
+    x, w = tf.constant([[2.0, 3.0]]), tf.Variable([[5.0], [7.0]])
+    step = measure._with_gradients(lambda x: tf.matmul(x, w), w)
+    y = 2 * 5 + 3 * 7  # and so are dy, dx = y * w and dw = x * y, of which the first elements count
+    assert float(step(x)) == y + y * 5 + 2 * y
+    times = measure.product_times(w.numpy(), lambda x: tf.matmul(x, w), (1, 3), seconds=0.01, trained=w)
+    assert all(min(pair) > 0 for pair in times)
 
 
 @pytest.mark.parametrize(
