@@ -95,7 +95,7 @@ def drawn(case, count):
 
 @pytest.mark.parametrize("case", RECURRENT)
 def test_equals_the_keras_twin(case):
-    settings = drawn(case, 20)
+    settings = drawn(case, 12)
     for name, values in ARGUMENTS.items():
         assert {s[name] for s in settings} == set(values)
     for s in settings:
