@@ -87,7 +87,7 @@ def drawn(case, count):
     """`count` settings in which each argument's values take turns in an order of their own."""
     rng = np.random.default_rng(list(RECURRENT).index(case))
     columns = {
-        name: [values[i % len(values)] for i in rng.permutation(len(values) * count)]
+        name: [values[i % len(values)] for i in rng.permutation(-(-count // len(values)) * len(values))]
         for name, values in ARGUMENTS.items()
     }
     return [{name: column[i] for name, column in columns.items()} for i in range(count)]
@@ -95,7 +95,7 @@ def drawn(case, count):
 
 @pytest.mark.parametrize("case", RECURRENT)
 def test_equals_the_keras_twin(case):
-    settings = drawn(case, 20)
+    settings = drawn(case, 8)
     for name, values in ARGUMENTS.items():
         assert {s[name] for s in settings} == set(values)
     for s in settings:
@@ -146,7 +146,7 @@ def both_ways(case, **settings):
 def test_sequence_equals_step(case, settings):
     sequence, step = both_ways(case, **settings)
     x = tf.constant(normal(BATCH, TIME, FEATURES))
-    for mask, training in itertools.product(masks().values(), (False, True)):
+    for mask, training in itertools.product((None, masks()["holes"]), (False, True)):
         pair = [
             results(
                 layer, x, states_of(case), [v.value for v in layer.trainable_variables], mask=mask, training=training
