@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tf_blocksparse.custom_ops.dynamic_matmul import dynamic_block_matmul
 from tf_blocksparse.custom_ops.library import ops
-from tf_blocksparse.custom_ops.matmul import _check_float32, convert_with_hint, flatten, unflatten
+from tf_blocksparse.custom_ops.matmul import check_float32, convert_with_hint, flatten, unflatten
 
 # Rows of a dense matrix that are read side by side, at most: 16 to 32 are as fast, 4 and a whole matrix are slower.
 _ROWS_AT_A_TIME = 32
@@ -51,7 +51,7 @@ def choose_blocks(scores, k, epsilon=1e-3, name=None):
     array([[2., 2.]], dtype=float32)
     """
     scores = _convert(scores, epsilon, "choose_blocks")
-    _check_float32("scores", scores, "choose_blocks")
+    check_float32("scores", scores, "choose_blocks")
     flat = flatten(scores)  # [batch, n]
     k = tf.convert_to_tensor(k, tf.int32, name="k")
     found = ops().block_sparse_choose_blocks(flat, k, epsilon=epsilon, name=name)

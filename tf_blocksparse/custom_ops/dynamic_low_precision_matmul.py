@@ -9,8 +9,8 @@ from tf_blocksparse.custom_ops.dynamic_matmul import _convert, dynamic_block_mat
 from tf_blocksparse.custom_ops.library import ops
 from tf_blocksparse.custom_ops.matmul import (
     ACTIVATIONS,
-    _check_choice,
-    _check_float32,
+    check_choice,
+    check_float32,
     check_sizes,
     convert_with_hint,
     flatten,
@@ -115,14 +115,14 @@ def _checked(x, blocks, scales, block_ids, block_gates, bias, activation, caller
     bias = [] if bias is None else [tf.convert_to_tensor(bias, name="bias")]
     floats = [("x", x), ("block_gates", block_gates), ("scales", scales), *(("bias", b) for b in bias)]
     for argument, tensor in floats:
-        _check_float32(argument, tensor, caller)
+        check_float32(argument, tensor, caller)
     if blocks.dtype not in (tf.bfloat16, tf.int8):
         raise TypeError(f"`{caller}` expects `blocks` of dtype bfloat16 or int8, got {blocks.dtype.name}.")
     if scales.shape.rank not in (None, 1):
         raise ValueError(
             f"`{caller}` expects `scales` of shape [r * c] (int8) or [0] (bfloat16), got shape {scales.shape}."
         )
-    _check_choice("activation", activation, ACTIVATIONS)
+    check_choice("activation", activation, ACTIVATIONS)
     return x, blocks, scales, block_ids, block_gates, bias
 
 
