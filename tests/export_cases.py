@@ -11,13 +11,15 @@ WORDS = ["in", "the", "beginning", "was", "word", "and"]
 
 
 def sparsify(model, block_shape=4, density=0.6, seed=0):
-    """Zeroes blocks of the kernels of a model, at random."""
+    """Zeroes blocks of the kernels of a model, at random, but for one block row."""
     rng = np.random.default_rng(seed)
     for weight in model.weights:
         if weight.name in ("kernel", "recurrent_kernel", "embeddings") and len(weight.shape) == 2:
             gates = weight.shape[1] // weight.shape[0] if weight.name == "recurrent_kernel" else 1
             grid = BlockGrid(weight.shape, block_shape, gates)
-            kept = np.asarray(grid.expand(rng.random(grid.mask_shape) < density))
+            block_mask = rng.random(grid.mask_shape) < density
+            block_mask[grid.rows // 2] = True  # so that every output depends on something
+            kept = np.asarray(grid.expand(block_mask))
             weight.assign(keras.ops.convert_to_numpy(weight) * kept)
     return model
 
