@@ -90,7 +90,8 @@ class BlockSparseRNN(keras.layers.RNN):
 
     def _use_op(self, training):
         why_step = self.why_step(training)
-        if why_step and self.implementation == "sequence":
+        # A graph of standard ops is asked for by its export, not by the layer.
+        if why_step and self.implementation == "sequence" and active() is CUSTOM_OPS:
             raise ValueError(
                 f"{type(self).__name__} {self.name!r} cannot compute a sequence in one op: {why_step}. Received: "
                 "implementation='sequence'. Use implementation='auto', which loops over time steps where it has to."
