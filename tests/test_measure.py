@@ -50,7 +50,7 @@ def test_a_training_step_makes_both_gradients():
     x, w = tf.constant([[2.0, 3.0]]), tf.Variable([[5.0], [7.0]])
     step = measure._with_gradients(lambda x: tf.matmul(x, w), w)
     y = 2 * 5 + 3 * 7  # and so are dy, dx = y * w and dw = x * y, of which the first elements count
-    assert float(step(x)) == y + y * 5 + 2 * y
+    assert float(step(x)[0, 0]) == y + y * 5 + 2 * y
     times = measure.product_times(w.numpy(), lambda x: tf.matmul(x, w), (1, 3), seconds=0.01, trained=w)
     assert all(min(pair) > 0 for pair in times)
 
