@@ -66,7 +66,7 @@ int64_t SequenceMembers(const Sequence& sequence, int64_t slots, int64_t threads
   const double nanoseconds =
       EstimateNanoseconds(*sequence.table, elements, static_cast<double>(slots)) * static_cast<double>(sequence.time);
   // Finding the members costs more than waking a thread for one product.
-  return std::min(UsefulWorkers(nanoseconds / 4, threads), sequence.recurrent->line_axis().gate_lines);
+  return std::min(UsefulWorkers(nanoseconds / 2, threads), sequence.recurrent->line_axis().gate_lines);
 }
 
 namespace {
