@@ -94,7 +94,7 @@ def cmake_sources():
 def test_build_file_and_cmake_name_the_same_sources():
     bazel = re.findall(r'custom_ops/cc/(\w+/\w+\.cc)"', (ROOT / "BUILD").read_text())
     assert len(bazel) == len(set(bazel))
-    stems = ("low_precision", "microkernels")
+    stems = re.search(r"set\(STEMS ([^)]*)\)", (ROOT / "CMakeLists.txt").read_text())[1].split()
     isa = {f"kernels/{stem}_{isa}.cc" for stem in stems for isa in ("generic", "avx2", "avx512")}
     isa |= {f"kernels/low_precision_avx512_{extension}.cc" for extension in ("bf16", "vnni")}
     testing = {"kernels/reference.cc"}

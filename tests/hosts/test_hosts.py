@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -83,4 +84,4 @@ def test_answers_like_keras(language, form, programs, served):
 def test_without_the_library_the_missing_op_is_named(language, programs, served):
     result = run(programs, language, served[0], "custom", "-")
     assert result.returncode == 1
-    assert "Op type not registered 'BlockSparse>MatMul'" in result.stderr
+    assert re.search("Op type not registered 'BlockSparse>[A-Za-z]+'", result.stderr)
