@@ -34,7 +34,8 @@ def check(cell, save, **settings):
     wanted, wanted_gradients = expected(p)
     try:
         assert_close(outputs, wanted)
-        assert_close(gradients, wanted_gradients, 1e-4)
+        # States that grow from step to step, as with linear activations, make more of rounding on the way back.
+        assert_close(gradients, wanted_gradients, 2e-4)
     except AssertionError as error:
         raise AssertionError(f"{cell} with save={save}, {settings}") from error
 
