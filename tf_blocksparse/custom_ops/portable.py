@@ -82,7 +82,7 @@ def portable_gather(ids, blocks, indices, indptr, in_features, out_features, nam
             tf.debugging.assert_less(flat, tf.cast(in_features, flat.dtype), outside),
         ]
         with tf.control_dependencies([check for check in checks if check is not None]):  # eager checks return None
-            flat = tf.cast(flat, tf.int32)
+            flat = tf.identity(tf.cast(flat, tf.int32))  # a cast of int32 is no op that could wait
         height, width = static_or_dynamic(blocks, 1), static_or_dynamic(blocks, 2)
         lines = flat // height
         stored = tf.ragged.range(tf.gather(indptr, lines), tf.gather(indptr, lines + 1))  # blocks of each id's line
