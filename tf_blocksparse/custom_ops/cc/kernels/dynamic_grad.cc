@@ -6,14 +6,13 @@
 
 #include "tf_blocksparse/custom_ops/cc/kernels/choose.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/dynamic.h"
+#include "tf_blocksparse/custom_ops/cc/kernels/round_up.h"
 
 namespace blocksparse {
 namespace {
 
 // Examples gathered at a time: they stay in the second-level cache with the largest of the usual blocks, 128x128.
 constexpr int64_t kChunk = 64;
-
-int64_t RoundUp(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 int64_t Height(const Grid& grid) { return std::min(grid.rows.block, grid.rows.features); }
 int64_t Width(const Grid& grid) { return std::min(grid.columns.block, grid.columns.features); }

@@ -4,14 +4,14 @@
 #include <cstring>
 #include <limits>
 
+#include "tf_blocksparse/custom_ops/cc/kernels/round_up.h"
+
 namespace blocksparse {
 namespace {
 
 constexpr int64_t kMostRows = 8;    // that a kernel does at once
 constexpr int64_t kPanelRows = 32;  // rows of x prepared at once: they stay in the second-level cache
 constexpr int64_t kChunkBytes = 16 * 1024;  // of blocks that all rows of a panel use before the next: half of L1
-
-int64_t RoundUp(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 int64_t WordRowsOf(const Grid& grid, BlockType type) {
   return (grid.rows.block + RowsPerWord(type) - 1) / RowsPerWord(type);

@@ -4,6 +4,7 @@
 
 #include "tf_blocksparse/custom_ops/cc/kernels/choose.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/line_product.h"
+#include "tf_blocksparse/custom_ops/cc/kernels/round_up.h"
 
 namespace blocksparse {
 namespace {
@@ -150,8 +151,6 @@ std::vector<int64_t> SplitSegments(const std::vector<Segment>& segments, int64_t
   }
   return bounds;
 }
-
-int64_t RoundUp(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 double Elements(const BlockIndex& index) {
   return static_cast<double>(index.num_blocks) * static_cast<double>(index.grid.block_elements());

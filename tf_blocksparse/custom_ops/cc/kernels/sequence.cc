@@ -85,7 +85,7 @@ class Member {
         products->emplace_back(table_, *index, blocks);
         products->back().Load(line, line + end_line_ - first_line_, list + index->start[line]);
       }
-      if (index->in_stored_order()) list += RoundUp(index->num_blocks, 16);
+      list += ListFloats(index);
     };
     if (end_line_ == first_line_ || sequence_.low_precision != nullptr) return;
     load(sequence_.kernel, inputs_.kernel.floats(), &kernel_);
@@ -111,8 +111,8 @@ class Member {
           FeatureAt(state, segment, units_, first_unit_), units_);
   }
 
-  void EmitState(const SequenceSegment& segment, const float* state, float* rows) {
-    Emit(table_, segment, FeatureAt(const_cast<float*>(state), segment, units_, first_unit_), units_, own_units_,
+  void EmitState(const SequenceSegment& segment, float* state, float* rows) {
+    Emit(table_, segment, FeatureAt(state, segment, units_, first_unit_), units_, own_units_,
          rows + segment.first_row * units_ + first_unit_, units_);
   }
 

@@ -90,7 +90,7 @@ struct SequenceOutputs {
 
 // Examples that are done together: a tile of them, or some rows. Arrays of the workspace hold one segment after the other.
 struct SequenceSegment {
-  const MicroKernel* kernel;     // for W; null where whole chunks are multiplied at once
+  const MicroKernel* kernel;  // for W; not used where plans multiply whole chunks of rows
   const MicroKernel* recurrent;
   const MicroKernel* candidate;
   int64_t first_row;

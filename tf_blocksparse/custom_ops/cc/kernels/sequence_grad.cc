@@ -64,8 +64,10 @@ class Member {
     std::fill_n(keep_, plan_.slots, 1.0f);
     std::fill_n(show_, plan_.slots, 1.0f);
     ForGroups(0, [&](const Group& group) {
-      FetchState(group, inputs_.dh, shared_.dh);
-      if (shared_.dc != nullptr) FetchState(group, inputs_.dc, shared_.dc);
+      FetchState(group, inputs_.dh, FeatureAt(shared_.dh, group.segment, units_, group.unit));
+      if (shared_.dc != nullptr) {
+        FetchState(group, inputs_.dc, FeatureAt(shared_.dc, group.segment, units_, group.unit));
+      }
     });
     for (int64_t step = sequence_.time - 1; step >= 0; --step) Step(step);
     ForGroups(0, [&](const Group& group) {
@@ -94,9 +96,9 @@ class Member {
     }
   }
 
-  void FetchState(const Group& group, const float* rows, float* state) {
-    Fetch(table_, group.segment, rows + group.segment.first_row * units_ + group.unit, units_, group.count,
-          FeatureAt(state, group.segment, units_, group.unit), 0);
+  // Of an array [batch, units].
+  void FetchState(const Group& group, const float* rows, float* tile) {
+    Fetch(table_, group.segment, rows + group.segment.first_row * units_ + group.unit, units_, group.count, tile, 0);
   }
 
   void EmitState(const Group& group, float* state, float* rows) {
@@ -167,7 +169,7 @@ class Member {
     if (sequence_.cell == Cell::kLstm) {
       FetchStep(group, group.step, inputs_.cells, units_, group.unit, new_c_);
       if (group.step == 0) {
-        FetchState(group, inputs_.c, c_, 0);
+        FetchState(group, inputs_.c, c_);
       } else {
         FetchStep(group, group.step - 1, inputs_.cells, units_, group.unit, c_);
       }
@@ -188,11 +190,6 @@ class Member {
     for (int64_t g = 0; g < gates_; ++g) {
       EmitStep(group, job.dsums + g * job.dsums_gate, gates_ * units_, g * units_ + group.unit, outputs_.drecurrent);
     }
-  }
-
-  void FetchState(const Group& group, const float* rows, float* tile, int64_t run_stride) {
-    Fetch(table_, group.segment, rows + group.segment.first_row * units_ + group.unit, units_, group.count, tile,
-          run_stride);
   }
 
   // The gradient of r h, by the candidate's product, and what the reset gate makes of it.
@@ -241,7 +238,7 @@ class Member {
     if (sequence_.return_sequences) {
       FetchStep(group, group.step, inputs_.doutput, units_, group.unit, product_);
     } else if (group.step + 1 == sequence_.time) {
-      FetchState(group, inputs_.doutput, product_, 0);
+      FetchState(group, inputs_.doutput, product_);
     } else {
       return;
     }

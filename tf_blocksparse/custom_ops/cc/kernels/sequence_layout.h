@@ -8,11 +8,10 @@
 #include <vector>
 
 #include "tf_blocksparse/custom_ops/cc/kernels/line_product.h"
+#include "tf_blocksparse/custom_ops/cc/kernels/round_up.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/sequence.h"
 
 namespace blocksparse {
-
-inline int64_t RoundUp(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 // Features that a kernel may write for a line.
 inline int64_t LineFeatures(const MicroKernel& kernel, const Axis& lines) {

@@ -223,13 +223,7 @@ template <DynamicType TYPE>
 class DynamicMatMulOp : public DynamicOp {
  public:
   explicit DynamicMatMulOp(OpKernelConstruction* construction) : DynamicOp(construction, TYPE) {
-    std::string activation;
-    int num_biases;
-    OP_REQUIRES_OK(construction, construction->GetAttr("activation", &activation));
-    OP_REQUIRES_OK(construction, construction->GetAttr("num_biases", &num_biases));
-    OP_REQUIRES(construction, num_biases <= 1, absl::InvalidArgumentError(absl::StrCat(
-        "there may be at most one bias, got num_biases = ", num_biases)));
-    activation_ = ActivationOf(activation);
+    OP_REQUIRES_OK(construction, ReadActivation(construction, &activation_));
   }
 
   void Compute(OpKernelContext* context) override {
@@ -264,12 +258,7 @@ class DynamicMatMulOp : public DynamicOp {
                                   kScaled ? "the blocks" : "bfloat16 has none"));
       if (kScaled) operands->scales = Floats(scales);
     }
-    operands->epilogue.activation = activation_;
-    if (context->num_inputs() == kBias) return absl::OkStatus();
-    const Tensor& bias = context->input(kBias);
-    TF_RETURN_IF_ERROR(CheckRank(bias, 1, "bias", "[out_features]"));
-    operands->epilogue.bias = Floats(bias);
-    return CheckDim(bias, 0, "bias", out_features_, "out_features");
+    return ReadEpilogue(context, kBias, out_features_, activation_, &operands->epilogue);
   }
 
   Activation activation_ = Activation::kLinear;

@@ -183,16 +183,10 @@ class LowPrecisionSequenceOp : public OpKernel {
   static absl::Status AllocateOutputs(OpKernelContext* context, const Sequence& sequence, SequenceOutputs* outputs) {
     const TensorShape state({sequence.batch, sequence.units()});
     int index = 0;
-    const auto allocate = [&](const TensorShape& shape, float** data) {
-      Tensor* tensor = nullptr;
-      TF_RETURN_IF_ERROR(context->allocate_output(index++, shape, &tensor));
-      *data = tensor->unaligned_flat<float>().data();
-      return absl::OkStatus();
-    };
-    TF_RETURN_IF_ERROR(
-        allocate(sequence.return_sequences ? TimeShape(sequence, sequence.units()) : state, &outputs->output));
-    TF_RETURN_IF_ERROR(allocate(state, &outputs->h));
-    if (sequence.cell == Cell::kLstm) TF_RETURN_IF_ERROR(allocate(state, &outputs->c));
+    const TensorShape output = sequence.return_sequences ? TimeShape(sequence, sequence.units()) : state;
+    TF_RETURN_IF_ERROR(AllocateNext(context, output, &index, &outputs->output));
+    TF_RETURN_IF_ERROR(AllocateNext(context, state, &index, &outputs->h));
+    if (sequence.cell == Cell::kLstm) TF_RETURN_IF_ERROR(AllocateNext(context, state, &index, &outputs->c));
     return absl::OkStatus();
   }
 

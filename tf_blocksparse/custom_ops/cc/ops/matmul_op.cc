@@ -186,13 +186,7 @@ class ProductOp : public OpKernel {
 class MatMulOp : public ProductOp {
  public:
   explicit MatMulOp(OpKernelConstruction* construction) : ProductOp(construction, true) {
-    std::string activation;
-    int num_biases;
-    OP_REQUIRES_OK(construction, construction->GetAttr("activation", &activation));
-    OP_REQUIRES_OK(construction, construction->GetAttr("num_biases", &num_biases));
-    OP_REQUIRES(construction, num_biases <= 1, absl::InvalidArgumentError(absl::StrCat(
-        "there may be at most one bias, got num_biases = ", num_biases)));
-    activation_ = ActivationOf(activation);
+    OP_REQUIRES_OK(construction, ReadActivation(construction, &activation_));
   }
 
   void Compute(OpKernelContext* context) override {
@@ -200,13 +194,7 @@ class MatMulOp : public ProductOp {
     OP_REQUIRES_OK(context, CheckRank(x, 2, "x", "[batch, in_features]"));
     OP_REQUIRES_OK(context, CheckBsrShapes(context->input(1), context->input(2), context->input(3)));
     Epilogue epilogue;
-    epilogue.activation = activation_;
-    if (context->num_inputs() == 5) {
-      const Tensor& bias = context->input(4);
-      OP_REQUIRES_OK(context, CheckRank(bias, 1, "bias", "[out_features]"));
-      OP_REQUIRES_OK(context, CheckDim(bias, 0, "bias", matrix_.out_features(), "out_features"));
-      epilogue.bias = bias.unaligned_flat<float>().data();
-    }
+    OP_REQUIRES_OK(context, ReadEpilogue(context, 4, matrix_.out_features(), activation_, &epilogue));
     Multiply(context, x, 1, x.dim_size(1), matrix_.out_features(), epilogue);
   }
 

@@ -7,6 +7,7 @@
 
 namespace blocksparse {
 
+using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
 using tensorflow::shape_inference::DimensionHandle;
@@ -42,6 +43,28 @@ Activation ActivationOf(const std::string& name) {
   if (name == "relu") return Activation::kRelu;
   if (name == "tanh") return Activation::kTanh;
   return name == "sigmoid" ? Activation::kSigmoid : Activation::kLinear;
+}
+
+absl::Status ReadActivation(OpKernelConstruction* construction, Activation* activation) {
+  std::string name;
+  int num_biases;
+  TF_RETURN_IF_ERROR(construction->GetAttr("activation", &name));
+  TF_RETURN_IF_ERROR(construction->GetAttr("num_biases", &num_biases));
+  if (num_biases > 1) {
+    return absl::InvalidArgumentError(absl::StrCat("there may be at most one bias, got num_biases = ", num_biases));
+  }
+  *activation = ActivationOf(name);
+  return absl::OkStatus();
+}
+
+absl::Status ReadEpilogue(OpKernelContext* context, int bias, int64_t out_features, Activation activation,
+                          Epilogue* epilogue) {
+  epilogue->activation = activation;
+  if (context->num_inputs() == bias) return absl::OkStatus();
+  const Tensor& tensor = context->input(bias);
+  TF_RETURN_IF_ERROR(CheckRank(tensor, 1, "bias", "[out_features]"));
+  epilogue->bias = tensor.unaligned_flat<float>().data();
+  return CheckDim(tensor, 0, "bias", out_features, "out_features");
 }
 
 absl::Status GetTable(const KernelTable** table) {

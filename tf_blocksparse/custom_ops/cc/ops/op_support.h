@@ -8,6 +8,7 @@
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/bsr.h"
+#include "tf_blocksparse/custom_ops/cc/kernels/epilogue.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/microkernels.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/parallel.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/team.h"
@@ -30,6 +31,13 @@ absl::Status CheckBsrShapes(const tensorflow::Tensor& blocks, const tensorflow::
 
 // Of the values of the ops' attribute `activation`.
 Activation ActivationOf(const std::string& name);
+
+// The attributes `activation` and `num_biases`, which may be one at most.
+absl::Status ReadActivation(tensorflow::OpKernelConstruction* construction, Activation* activation);
+
+// The epilogue of a product; its bias [out_features] is the input of number `bias`, the last, if there is one.
+absl::Status ReadEpilogue(tensorflow::OpKernelContext* context, int bias, int64_t out_features, Activation activation,
+                          Epilogue* epilogue);
 
 // The best kernels that this machine and TF_BLOCKSPARSE_MAX_ISA allow.
 absl::Status GetTable(const KernelTable** table);

@@ -177,20 +177,14 @@ class SequenceGradOp : public OpKernel {
     const TensorShape state({sequence.batch, sequence.units()});
     const TensorShape sums = TimeShape(sequence, sequence.gates() * sequence.units());
     int index = 0;
-    const auto allocate = [&](const TensorShape& shape, float** data) {
-      Tensor* tensor = nullptr;
-      TF_RETURN_IF_ERROR(context->allocate_output(index++, shape, &tensor));
-      *data = tensor->unaligned_flat<float>().data();
-      return absl::OkStatus();
-    };
-    TF_RETURN_IF_ERROR(allocate(sums, &outputs->dprojected));
+    TF_RETURN_IF_ERROR(AllocateNext(context, sums, &index, &outputs->dprojected));
     if (CELL == Cell::kGru && sequence.candidate == nullptr) {
-      TF_RETURN_IF_ERROR(allocate(sums, &outputs->drecurrent));
+      TF_RETURN_IF_ERROR(AllocateNext(context, sums, &index, &outputs->drecurrent));
     } else if (CELL == Cell::kGru) {
       context->set_output(index++, *context->mutable_output(0));  // without a gate in between they are the same
     }
-    TF_RETURN_IF_ERROR(allocate(state, &outputs->dh));
-    if (CELL == Cell::kLstm) TF_RETURN_IF_ERROR(allocate(state, &outputs->dc));
+    TF_RETURN_IF_ERROR(AllocateNext(context, state, &index, &outputs->dh));
+    if (CELL == Cell::kLstm) TF_RETURN_IF_ERROR(AllocateNext(context, state, &index, &outputs->dc));
     return absl::OkStatus();
   }
 

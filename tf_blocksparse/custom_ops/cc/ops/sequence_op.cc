@@ -199,21 +199,15 @@ class SequenceOp : public OpKernel {
   absl::Status AllocateOutputs(OpKernelContext* context, const Sequence& sequence, SequenceOutputs* outputs) const {
     const TensorShape state({sequence.batch, sequence.units()});
     int index = 0;
-    const auto allocate = [&](const TensorShape& shape, float** data) {
-      Tensor* tensor = nullptr;
-      TF_RETURN_IF_ERROR(context->allocate_output(index++, shape, &tensor));
-      *data = tensor->unaligned_flat<float>().data();
-      return absl::OkStatus();
-    };
     const auto saved = [&](int64_t features, float** data) {
-      TF_RETURN_IF_ERROR(allocate(save_ ? TimeShape(sequence, features) : TensorShape({0}), data));
+      TF_RETURN_IF_ERROR(AllocateNext(context, save_ ? TimeShape(sequence, features) : TensorShape({0}), &index, data));
       if (!save_) *data = nullptr;
       return absl::OkStatus();
     };
-    TF_RETURN_IF_ERROR(
-        allocate(sequence.return_sequences ? TimeShape(sequence, sequence.units()) : state, &outputs->output));
-    TF_RETURN_IF_ERROR(allocate(state, &outputs->h));
-    if (CELL == Cell::kLstm) TF_RETURN_IF_ERROR(allocate(state, &outputs->c));
+    const TensorShape output = sequence.return_sequences ? TimeShape(sequence, sequence.units()) : state;
+    TF_RETURN_IF_ERROR(AllocateNext(context, output, &index, &outputs->output));
+    TF_RETURN_IF_ERROR(AllocateNext(context, state, &index, &outputs->h));
+    if (CELL == Cell::kLstm) TF_RETURN_IF_ERROR(AllocateNext(context, state, &index, &outputs->c));
     TF_RETURN_IF_ERROR(saved(sequence.saved_gates() * sequence.units(), &outputs->gates));
     TF_RETURN_IF_ERROR(saved(sequence.units(), &outputs->states));
     if (CELL == Cell::kLstm) TF_RETURN_IF_ERROR(saved(sequence.units(), &outputs->cells));

@@ -55,6 +55,10 @@ void ReadBias(SequenceCall* call, const Sequence& sequence, int64_t units, bool 
 // The mask that a call has, or null.
 const bool* ReadMask(SequenceCall* call, const Sequence& sequence);
 
+// Allocates output number `index`, and counts on.
+absl::Status AllocateNext(tensorflow::OpKernelContext* context, const tensorflow::TensorShape& shape, int* index,
+                          float** data);
+
 // [batch, time, features] in the order of the op's arrays.
 tensorflow::TensorShape TimeShape(const Sequence& sequence, int64_t features);
 

@@ -5,6 +5,7 @@ namespace blocksparse {
 
 using tensorflow::OpInputList;
 using tensorflow::OpKernelConstruction;
+using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
 using tensorflow::TensorShape;
 
@@ -100,6 +101,13 @@ const bool* ReadMask(SequenceCall* call, const Sequence& sequence) {
   const Tensor* mask = sequence.time_major ? call->Optional("mask", {sequence.time, sequence.batch}, "[time, batch]")
                                            : call->Optional("mask", {sequence.batch, sequence.time}, "[batch, time]");
   return mask == nullptr ? nullptr : mask->unaligned_flat<bool>().data();
+}
+
+absl::Status AllocateNext(OpKernelContext* context, const TensorShape& shape, int* index, float** data) {
+  Tensor* tensor = nullptr;
+  TF_RETURN_IF_ERROR(context->allocate_output((*index)++, shape, &tensor));
+  *data = tensor->unaligned_flat<float>().data();
+  return absl::OkStatus();
 }
 
 TensorShape TimeShape(const Sequence& sequence, int64_t features) {
