@@ -5,7 +5,7 @@
 
 import tensorflow as tf
 
-from tf_blocksparse.custom_ops.dynamic_matmul import _convert, dynamic_block_matmul_reference
+from tf_blocksparse.custom_ops.dynamic_matmul import convert_choices, dynamic_block_matmul_reference
 from tf_blocksparse.custom_ops.library import ops
 from tf_blocksparse.custom_ops.matmul import (
     ACTIVATIONS,
@@ -110,7 +110,7 @@ def dynamic_block_matmul_low_precision_reference(
 
 def _checked(x, blocks, scales, block_ids, block_gates, bias, activation, caller):
     """Tensors of all arguments, of checked dtypes and ranks; the bias as a list of one or none."""
-    x, blocks, block_ids, block_gates = _convert(x, blocks, block_ids, block_gates, caller)
+    x, blocks, block_ids, block_gates = convert_choices(x, blocks, block_ids, block_gates, caller)
     scales = convert_with_hint(scales, tf.float32, "scales")
     bias = [] if bias is None else [tf.convert_to_tensor(bias, name="bias")]
     floats = [("x", x), ("block_gates", block_gates), ("scales", scales), *(("bias", b) for b in bias)]

@@ -18,12 +18,12 @@ import tensorflow as tf
 from tf_blocksparse.custom_ops.library import ops
 from tf_blocksparse.custom_ops.matmul import (
     ACTIVATIONS,
-    _of_output,
     check_choice,
     check_float32,
     check_sizes,
     convert_with_hint,
     flatten,
+    of_output,
     static_or_dynamic,
     unflatten,
 )
@@ -78,7 +78,7 @@ def dynamic_block_matmul(
            [15.,  0.]], dtype=float32)
     """
     caller = "dynamic_block_matmul"
-    x, blocks, block_ids, block_gates = _convert(x, blocks, block_ids, block_gates, caller)
+    x, blocks, block_ids, block_gates = convert_choices(x, blocks, block_ids, block_gates, caller)
     bias = [] if bias is None else [tf.convert_to_tensor(bias, name="bias")]
     floats = {"x": x, "blocks": blocks, "block_gates": block_gates} | dict.fromkeys(["bias"][: len(bias)], *bias)
     for argument, tensor in floats.items():
@@ -130,7 +130,7 @@ def dynamic_block_matmul_reference(
     """
     with tf.name_scope(name or "dynamic_block_matmul_reference"):
         caller = "dynamic_block_matmul_reference"
-        x, blocks, block_ids, block_gates = _convert(x, blocks, block_ids, block_gates, caller)
+        x, blocks, block_ids, block_gates = convert_choices(x, blocks, block_ids, block_gates, caller)
         check_sizes(in_features=in_features, out_features=out_features)
         check_choice("activation", activation, ACTIVATIONS)
         height, width = static_or_dynamic(blocks, 1), static_or_dynamic(blocks, 2)
@@ -172,7 +172,7 @@ def _dense_gates(block_ids, block_gates, rows, columns):
     return tf.reshape(gates, [rows, columns, batch, 1])
 
 
-def _convert(x, blocks, block_ids, block_gates, caller):
+def convert_choices(x, blocks, block_ids, block_gates, caller):
     """Tensors of the four arguments, of checked ranks."""
     x = tf.convert_to_tensor(x, name="x")
     blocks = tf.convert_to_tensor(blocks, name="blocks")
@@ -211,7 +211,7 @@ def _sizes(op):
 def _dynamic_matmul_grad(op, dy):
     """Gradient of `y = activation(sum of gated products + bias)`."""
     x, blocks, block_ids, block_gates, *bias = op.inputs
-    dz = _of_output(op.get_attr("activation").decode(), op.outputs[0], dy)
+    dz = of_output(op.get_attr("activation").decode(), op.outputs[0], dy)
     dx, dgates = ops().block_sparse_dynamic_mat_mul_grad_inputs(dz, x, blocks, block_ids, block_gates, **_sizes(op))
     dblocks = ops().block_sparse_dynamic_mat_mul_grad_blocks(x, dz, blocks, block_ids, block_gates, **_sizes(op))
     return dx, dblocks, None, dgates, *(tf.reduce_sum(dz, axis=0) for _ in bias)

@@ -266,7 +266,7 @@ def unflatten(y, x, features):
     return tf.ensure_shape(y, x.shape[:-1].concatenate(features))
 
 
-def _of_output(activation, y, dy):
+def of_output(activation, y, dy):
     """Gradient of what an activation was applied to, from its result `y`; of standard, differentiable ops."""
     if activation == "relu":
         return tf.raw_ops.ReluGrad(gradients=dy, features=y)
@@ -287,7 +287,7 @@ def _matmul_grad(op, dy):
     """Gradient of `y = activation(x W + bias)`."""
     x, blocks, indices, indptr, *bias = op.inputs
     layout = _layout(op)
-    dz = _of_output(op.get_attr("activation").decode(), op.outputs[0], dy)
+    dz = of_output(op.get_attr("activation").decode(), op.outputs[0], dy)
     dx = ops().block_sparse_mat_mul_grad_x(dz, x, blocks, indices, indptr, **layout)
     dblocks = ops().block_sparse_mat_mul_grad_blocks(x, dz, blocks, indices, indptr, **layout)
     return dx, dblocks, None, None, *(tf.reduce_sum(dz, axis=0) for _ in bias)

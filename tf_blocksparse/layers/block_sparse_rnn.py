@@ -10,59 +10,24 @@ from keras import ops
 
 from tf_blocksparse.custom_ops.implementation import CUSTOM_OPS, active
 from tf_blocksparse.layers.block_sparse_cell import KERNELS
+from tf_blocksparse.layers.cell_rnn import CellRNN
 from tf_blocksparse.layers.storage_dtype import refuse_training
 
 IMPLEMENTATIONS = ("auto", "sequence", "step")
 
 
-class BlockSparseRNN(keras.layers.RNN):
+class BlockSparseRNN(CellRNN):
     """Base of the block-sparse recurrent layers; subclasses name their `cell_class`."""
 
-    cell_class = None
-
-    def __init__(
-        self,
-        units,
-        *,
-        return_sequences=False,
-        return_state=False,
-        go_backwards=False,
-        stateful=False,
-        unroll=False,
-        zero_output_for_mask=False,
-        activity_regularizer=None,
-        name=None,
-        dtype=None,
-        trainable=True,
-        implementation="auto",
-        **cell_arguments,
-    ):
+    def __init__(self, units, *, implementation="auto", **kwargs):
         if implementation not in IMPLEMENTATIONS:
             raise ValueError(
                 f"`implementation` must be one of {IMPLEMENTATIONS}. Received: implementation={implementation!r}."
             )
-        super().__init__(
-            self.cell_class(units, dtype=dtype, trainable=trainable, **cell_arguments),
-            return_sequences=return_sequences,
-            return_state=return_state,
-            go_backwards=go_backwards,
-            stateful=stateful,
-            unroll=unroll,
-            zero_output_for_mask=zero_output_for_mask,
-            activity_regularizer=activity_regularizer,
-            name=name,
-            dtype=dtype,
-            trainable=trainable,
-        )
-        self.input_spec = keras.layers.InputSpec(ndim=3)
+        super().__init__(units, **kwargs)
         self.supports_jit = False
         self.implementation = implementation
         self._use_op(training=False)  # refuses early what can never be
-
-    @property
-    def units(self):
-        """Size of the output and of each state."""
-        return self.cell.units
 
     def why_step(self, training=False):
         """Why time steps are computed one after another, in a few words; None if one op computes them all.
@@ -153,15 +118,7 @@ class BlockSparseRNN(keras.layers.RNN):
             cell._recurrent_mask = None
 
     def get_config(self):
-        config = super().get_config()
-        del config["cell"]
-        config["activity_regularizer"] = keras.regularizers.serialize(self.activity_regularizer)
-        config["implementation"] = self.implementation
-        return {**self.cell.get_config(), **config}  # name and dtype are the layer's
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        return cls(**config)
+        return {**super().get_config(), "implementation": self.implementation}
 
 
 def _drops_states(cell):

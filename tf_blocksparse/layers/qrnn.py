@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from tf_blocksparse.layers.cell_rnn import CellRNN
+
 POOLINGS = {"f": 2, "fo": 3, "ifo": 4}  # to the number of filter banks: z, f, o, i
 _READ = {"initializer": keras.initializers, "regularizer": keras.regularizers, "constraint": keras.constraints}
 _SETTINGS = {
@@ -124,7 +126,7 @@ class QRNNCell(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("tf_blocksparse")
-class QRNN(keras.layers.RNN):
+class QRNN(CellRNN):
     """Quasi-recurrent layer: a causal convolution computes all gates, an element-wise recurrence pools over time.
 
     With X the windows of the last `kernel_size` inputs, `Z = tanh(X W_z)` and `F, O, I = sigmoid(X W_f, W_o, W_i)`:
@@ -173,44 +175,9 @@ class QRNN(keras.layers.RNN):
 
     cell_class = QRNNCell
 
-    def __init__(
-        self,
-        units,
-        kernel_size=2,
-        pooling="fo",
-        *,
-        return_sequences=False,
-        return_state=False,
-        go_backwards=False,
-        stateful=False,
-        unroll=False,
-        zero_output_for_mask=False,
-        activity_regularizer=None,
-        name=None,
-        dtype=None,
-        trainable=True,
-        **cell_arguments,
-    ):
-        super().__init__(
-            self.cell_class(units, kernel_size, pooling, dtype=dtype, trainable=trainable, **cell_arguments),
-            return_sequences=return_sequences,
-            return_state=return_state,
-            go_backwards=go_backwards,
-            stateful=stateful,
-            unroll=unroll,
-            zero_output_for_mask=zero_output_for_mask,
-            activity_regularizer=activity_regularizer,
-            name=name,
-            dtype=dtype,
-            trainable=trainable,
-        )
-        self.input_spec = keras.layers.InputSpec(ndim=3)
+    def __init__(self, units, kernel_size=2, pooling="fo", **kwargs):
+        super().__init__(units, kernel_size=kernel_size, pooling=pooling, **kwargs)
         self.supports_jit = self.cell.supports_jit
-
-    @property
-    def units(self):
-        """Size of the output and of the state c."""
-        return self.cell.units
 
     def build(self, sequences_shape, initial_state_shape=None):
         super().build(sequences_shape, initial_state_shape)
@@ -242,13 +209,3 @@ class QRNN(keras.layers.RNN):
         time = ops.shape(sequences)[1]
         windows = ops.concatenate([extended[:, i : i + time] for i in range(steps)], axis=-1)
         return windows, [ops.reshape(extended[:, -(steps - 1) :], (-1, (steps - 1) * in_features))]
-
-    def get_config(self):
-        config = super().get_config()
-        del config["cell"]
-        config["activity_regularizer"] = keras.regularizers.serialize(self.activity_regularizer)
-        return {**self.cell.get_config(), **config}  # name and dtype are the layer's
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        return cls(**config)
