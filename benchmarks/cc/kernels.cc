@@ -13,6 +13,7 @@
 #include <exception>
 #include <map>
 #include <memory>
+#include <new>
 #include <random>
 #include <sstream>
 #include <stdexcept>
@@ -68,16 +69,28 @@ void Require(const std::string& error) {
   if (!error.empty()) throw std::invalid_argument(error);
 }
 
+// Aligned as tensors are.
+template <typename T>
+struct TensorAllocator {
+  using value_type = T;
+  static constexpr std::align_val_t kAlignment{64};
+  T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), kAlignment)); }
+  void deallocate(T* p, size_t) { ::operator delete(p, kAlignment); }
+  bool operator==(const TensorAllocator&) const { return true; }
+  bool operator!=(const TensorAllocator&) const { return false; }
+};
+using Floats = std::vector<float, TensorAllocator<float>>;
+
 // A random pattern with an exact number of blocks, and its values.
 struct Matrix {
   blocksparse::Grid grid;
   std::vector<int32_t> indptr, indices;
-  std::vector<float> blocks;
+  Floats blocks;
 };
 
-std::vector<float> Normal(int64_t size, std::mt19937* random) {
+Floats Normal(int64_t size, std::mt19937* random) {
   std::normal_distribution<float> normal;
-  std::vector<float> values(size);
+  Floats values(size);
   for (float& value : values) value = normal(*random);
   return values;
 }
@@ -115,13 +128,13 @@ struct Call {
   std::function<void()> run;
 };
 
-Call Prepare(const BlockIndex& index, std::vector<float>* blocks, int64_t batch, int threads,
+Call Prepare(const BlockIndex& index, Floats* blocks, int64_t batch, int threads,
              const blocksparse::ParallelFor& parallel_for, std::mt19937* random) {
   std::string error;
   const blocksparse::KernelTable* table = blocksparse::ActiveTable(&error);
   Require(error);
   struct Buffers {
-    std::vector<float> x, dy, y, workspace;
+    Floats x, dy, y, workspace;
   };
   auto held = std::make_shared<Buffers>();
   held->x = Normal(batch * index.grid.rows.features, random);
