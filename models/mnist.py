@@ -8,7 +8,7 @@ draws which blocks are open for two classes (Figure 1) and how many gates depend
 5,000 images of the training part are for validation. A run that was stopped goes on where it was with the same --out.
 
 The authors report a test error of about 2 % after 21 of 45 epochs, "comparable to the dense case". They keep the
-learning rate constant; here it falls to zero along a cosine, which takes fewer epochs. README.md has what came out.
+learning rate constant; here it falls to zero along a cosine. README.md has what came out.
 
 Reference: Hadifar, Deleu, Develder, Demeester: Block-wise Dynamic Sparseness (2020), arXiv:2001.04686.
 """
