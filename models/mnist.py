@@ -7,13 +7,15 @@ Trains the dynamic model and the dense one alike, with momentum SGD ([BDS] secti
 draws which blocks are open for two classes (Figure 1) and how many gates depend on the image (Figure 2). The last
 5,000 images of the training part are for validation. A run that was stopped goes on where it was with the same --out.
 
-The authors report a test error of about 2 % after 21 of 45 epochs, "comparable to the dense case".
+The authors report a test error of about 2 % after 21 of 45 epochs, "comparable to the dense case". They keep the
+learning rate constant; here it falls to zero along a cosine. README.md has what came out.
 
 Reference: Hadifar, Deleu, Develder, Demeester: Block-wise Dynamic Sparseness (2020), arXiv:2001.04686.
 """
 
 import argparse
 import dataclasses
+import math
 import pathlib
 import sys
 import time
@@ -42,7 +44,9 @@ class Preset:
         units: width of each hidden layer.
         depth: number of hidden layers, after one from the pixels to `units` that is dense in both models.
         block_shape, sparsity: of the dynamic model.
-        epochs, batch_size, learning_rate, momentum: of the training, which is the same for both models.
+        epochs, batch_size, learning_rate, momentum: of the training, which is the same for both models. The rate is
+            that of the first step.
+        gate_scale: variance of the gates' weights times the number of their inputs, at first.
     """
 
     units: int
@@ -53,6 +57,7 @@ class Preset:
     batch_size: int = 128
     learning_rate: float = 5e-3
     momentum: float = 0.9
+    gate_scale: float = 4.0
 
 
 PRESETS = {
@@ -101,6 +106,26 @@ def start():
     return keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
 
 
+@keras.saving.register_keras_serializable("models")
+class CentredUniform(keras.initializers.Initializer):
+    """Uniform values of a variance of `scale / inputs`, less their mean for each output.
+
+    What all inputs have in common then moves no gate. Outputs of ReLU have much in common: at first 78 % of the gates
+    of the paper's network depend on the image, against 58 % if the mean is left in.
+    """
+
+    def __init__(self, scale, seed=None):
+        self.scale = scale
+        self.seed = seed
+
+    def __call__(self, shape, dtype=None):
+        values = keras.initializers.VarianceScaling(self.scale, "fan_in", "uniform", self.seed)(shape, dtype=dtype)
+        return values - keras.ops.mean(values, axis=0, keepdims=True)
+
+    def get_config(self):
+        return {"scale": self.scale, "seed": self.seed}
+
+
 def hidden_layer(preset, kind, name):
     """One hidden layer with ReLU; both kinds start from the same distribution."""
     settings = {"units": preset.units, "activation": "relu", "kernel_initializer": start(), "name": name}
@@ -110,7 +135,7 @@ def hidden_layer(preset, kind, name):
         block_shape=preset.block_shape,
         sparsity=preset.sparsity,
         # Gates do not change when the gate's weights are scaled: the larger these are, the slower they turn.
-        gate_kernel_initializer=keras.initializers.VarianceScaling(4.0, "fan_in", "uniform"),
+        gate_kernel_initializer=CentredUniform(preset.gate_scale),
         gate_bias_initializer="zeros",
         **settings,
     )
@@ -138,8 +163,10 @@ class Run:
         preset, out = self.preset, self.options.out
         keras.utils.set_random_seed(self.options.seed)
         model = network(preset, kind, self.training[0].shape[1])
+        steps = math.ceil(len(self.training[0]) / preset.batch_size)
+        rate = keras.optimizers.schedules.CosineDecay(preset.learning_rate, preset.epochs * steps)
         model.compile(
-            keras.optimizers.SGD(preset.learning_rate, momentum=preset.momentum),
+            keras.optimizers.SGD(rate, momentum=preset.momentum),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
             jit_compile=False,

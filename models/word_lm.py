@@ -24,7 +24,7 @@ from keras import layers
 
 import tf_blocksparse as bs
 from models import comparison, text
-from models.language_modelling import Perplexity, ResetStates, dataset, sequence_loss, steps_in
+from models.language_modelling import compile_model, copy_weights, perplexity, steps_in, train
 from tf_blocksparse.plots import plot_pruning
 
 TARGET = 0.8
@@ -126,49 +126,10 @@ def language_model(vocabulary_size, preset, batch_size=None, stateful=False):
     return keras.Model(ids, logits, name="word_lm")
 
 
-def compile_model(model, preset):
-    """Compiles with the preset's optimizer, Zaremba's loss and the perplexity; dense and pruned alike."""
-    optimizers = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}
-    optimizer = optimizers[preset.optimizer](preset.learning_rate, global_clipnorm=preset.clip_norm)
-    # XLA makes the LSTM loop slower on a CPU (220 against 173 ms a step of 32x20 words, 384 units).
-    model.compile(optimizer, sequence_loss, metrics=[Perplexity()], jit_compile=False)
-
-
-def train(model, corpus, preset, epochs, callbacks=()):
-    """Trains a stateful model with plain `fit`; `perplexity` and `val_perplexity` are in its `History`.
-
-    Args:
-        model: a compiled model of `language_model`, pruned or not, stateful with the preset's batch size.
-        corpus: a `text.Corpus`.
-        preset: a `Preset`.
-        epochs: int. The learning rate of an epoch stays the preset's.
-        callbacks: further Keras callbacks.
-    """
-    streams = preset.batch_size, preset.num_steps
-    rate = keras.callbacks.LearningRateScheduler(lambda epoch, _: preset.rate(epoch))
-    return model.fit(
-        dataset(corpus.train, *streams, repeat=preset.steps_per_epoch is not None),
-        validation_data=dataset(corpus.valid, *streams),
-        epochs=epochs,
-        steps_per_epoch=preset.steps_per_epoch,
-        shuffle=False,
-        callbacks=[ResetStates(), rate, *callbacks],
-        verbose=1 if sys.stdout.isatty() else 2,
-    )
-
-
-def perplexity(model, ids, preset):
-    """Perplexity of a compiled, stateful model on a text."""
-    batches = dataset(ids, preset.batch_size, preset.num_steps)
-    return model.evaluate(batches, callbacks=[ResetStates()], verbose=0, return_dict=True)["perplexity"]
-
-
 def without_state(model, preset):
     """A copy of a trained model that keeps no state, so it takes any batch: the one to save and to convert."""
     copy = language_model(model.output_shape[-1], preset)
-    for target, source in zip(copy.trainable_variables, model.trainable_variables, strict=True):
-        target.assign(source)
-    return copy
+    return copy_weights(model, copy)
 
 
 def planned_schedule(options, steps_per_epoch, epochs):

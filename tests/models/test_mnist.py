@@ -1,6 +1,7 @@
 import dataclasses
 import re
 
+import keras
 import numpy as np
 import pytest
 
@@ -55,6 +56,15 @@ def test_both_models_are_alike_but_for_the_gates():
     assert dynamic.count_params() - dense.count_params() == 5 * (1024 * 64 + 64)
 
 
+def test_what_all_inputs_share_moves_no_gate():
+    initializer = mnist.CentredUniform(30.0, seed=1)
+    w = np.asarray(initializer((64, 50)))
+    np.testing.assert_allclose(np.ones(64) @ w, 0.0, atol=1e-4)
+    assert w.var() == pytest.approx(30 / 64, rel=0.1)
+    again = keras.initializers.deserialize(keras.initializers.serialize(initializer))
+    np.testing.assert_array_equal(again((64, 50)), w)
+
+
 def test_pixels_are_standardised_and_the_last_images_validate(data, tmp_path):
     run = mnist.Run(mnist.parse(["--data", str(data), "--out", str(tmp_path / "out")]))
     x, y = run.validation
@@ -90,5 +100,5 @@ def test_presets_are_the_papers():
     paper = dataclasses.asdict(mnist.PRESETS["paper"])
     assert paper == dict(
         units=1024, depth=5, block_shape=(128, 128), sparsity=0.9, epochs=45, batch_size=128, learning_rate=5e-3,
-        momentum=0.9,
+        momentum=0.9, gate_scale=4.0,
     )  # fmt: skip
