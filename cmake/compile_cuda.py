@@ -23,16 +23,19 @@ SOURCE = ROOT / "tf_blocksparse" / "custom_ops" / "cc" / "cuda" / "kernels.cu"
 LIBRARY = "libnvrtc.so.12"
 
 
-def find_nvrtc():
-    """Path of NVRTC 12: that of `TF_BLOCKSPARSE_NVRTC`, of the package of PyPI, or of the system; None if there is none."""
+def find_nvrtc(beside=None):
+    """Path of NVRTC 12: what TF_BLOCKSPARSE_NVRTC says, PyPI's, in the directory `beside` or this Python, the system's.
+
+    None if there is none.
+    """
     given = os.environ.get("TF_BLOCKSPARSE_NVRTC")
     if given is not None:
         return given if Path(given).exists() else None
-    spec = importlib.util.find_spec("nvidia") if importlib.util.find_spec("nvidia") else None
-    for directory in spec.submodule_search_locations or [] if spec else []:
-        path = Path(directory) / "cuda_nvrtc" / "lib" / LIBRARY
-        if path.exists():
-            return str(path)
+    spec = importlib.util.find_spec("nvidia")
+    places = [Path(place) / "cuda_nvrtc" / "lib" for place in (spec.submodule_search_locations or [] if spec else [])]
+    for place in [Path(beside), *places] if beside else places:
+        if (place / LIBRARY).exists():
+            return str(place / LIBRARY)
     try:
         ctypes.CDLL(LIBRARY)
     except OSError:
@@ -86,9 +89,8 @@ class Nvrtc:
         return buffer.raw.rstrip(b"\0") if name != "nvrtcGetCUBIN" else buffer.raw
 
 
-def compile_image(architecture, output):
+def compile_image(nvrtc, architecture, output):
     """Writes the image to `output` and the log beside it."""
-    nvrtc = Nvrtc(find_nvrtc() or sys.exit(missing()))
     image, log = nvrtc.compile(SOURCE, architecture, ROOT)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.with_suffix(output.suffix + ".log").write_text(log)
@@ -112,8 +114,13 @@ def write_table(images, output):
         # PTX is a text that ends with a zero.
         lines += ["  .balign 64", f".Limage{number}:", f'  .incbin "{path.resolve()}"', "  .byte 0"]
         rows += [f"  .quad .Limage{number}", f"  .quad {path.stat().st_size}", f"  .long {architecture}, {int(ptx)}"]
-    lines += ["  .section .data.rel.ro,\"aw\"", "  .balign 8"]
-    lines += ["  .globl blocksparse_cuda_images", "  .hidden blocksparse_cuda_images", "blocksparse_cuda_images:", *rows]
+    lines += ['  .section .data.rel.ro,"aw"', "  .balign 8"]
+    lines += [
+        "  .globl blocksparse_cuda_images",
+        "  .hidden blocksparse_cuda_images",
+        "blocksparse_cuda_images:",
+        *rows,
+    ]
     lines += ["  .globl blocksparse_num_cuda_images", "  .hidden blocksparse_num_cuda_images", "  .balign 4"]
     lines += ["blocksparse_num_cuda_images:", f"  .long {len(images)}"]
     lines += ['  .section .note.GNU-stack,"",%progbits', ""]
@@ -125,17 +132,18 @@ def main():
     parser.add_argument("architecture", nargs="?")
     parser.add_argument("image", nargs="?", type=Path)
     parser.add_argument("--find", action="store_true")
+    parser.add_argument("--beside", type=Path, help="where to look for NVRTC first")
     parser.add_argument("--table", nargs="+", type=Path)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    if arguments.find:
-        path = find_nvrtc() or sys.exit(missing())
-        version = Nvrtc(path).version()
-        print(path, "{}.{}".format(*version), *Nvrtc(path).architectures())
-    elif arguments.table:
+    if arguments.table:
         write_table(arguments.table, arguments.output)
+        return
+    path = find_nvrtc(arguments.beside) or sys.exit(missing())
+    if arguments.find:
+        print("NVRTC {}.{},".format(*Nvrtc(path).version()), path)
     elif arguments.architecture and arguments.image:
-        compile_image(arguments.architecture, arguments.image)
+        compile_image(Nvrtc(path), arguments.architecture, arguments.image)
     else:
         parser.error("give --find, --table, or an architecture and an image")
 

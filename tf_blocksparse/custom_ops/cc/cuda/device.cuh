@@ -60,9 +60,9 @@ DEVICE void FromFloat(float value, Float16::Storage* result) {
 #endif
 }
 
-// --- Chunks: neighbours in memory that one instruction moves.
+// --- Chunks: neighbours in memory that one instruction moves, or two where they are more than 16 bytes.
 template <typename T, int kCount>
-struct alignas(sizeof(T) * kCount) Chunk {
+struct alignas(sizeof(T) * kCount < 16 ? sizeof(T) * kCount : 16) Chunk {
   T at[kCount];
 };
 

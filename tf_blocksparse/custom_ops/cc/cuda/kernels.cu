@@ -8,9 +8,13 @@
 namespace blocksparse {
 namespace cuda {
 
-#define KERNEL(name, args, ...)                                                                 \
-  extern "C" __global__ void __launch_bounds__((__VA_ARGS__::kThreads), 1) name(const args given) { \
-    __VA_ARGS__::Run(given);                                                                    \
+// At least 512 threads to a multiprocessor: 128 registers for each, at most.
+constexpr int ThreadBlocks(int threads) { return 512 / ((threads + 31) / 32 * 32); }
+
+#define KERNEL(name, args, ...)                                                                        \
+  extern "C" __global__ void __launch_bounds__((__VA_ARGS__::kThreads), ThreadBlocks(__VA_ARGS__::kThreads)) \
+      name(const args given) {                                                                         \
+    __VA_ARGS__::Run(given);                                                                           \
   }
 
 // Tensor cores know f16 since sm_75 (in the instructions that are used here), bf16 and tf32 since sm_80: the images of

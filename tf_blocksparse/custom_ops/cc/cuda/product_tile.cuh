@@ -97,7 +97,7 @@ struct ProductTile {
   DEVICE void Multiply(const Slices& slices) {
     const int row = threadIdx.x / kAcross * kThreadRows;
     const int column = threadIdx.x % kAcross * kThreadColumns;
-#pragma unroll
+#pragma unroll 8
     for (int k = 0; k < kDepth; ++k) {
       const auto x = *reinterpret_cast<const Chunk<float, kThreadRows>*>(&slices.x[k][row]);
       const auto b = *reinterpret_cast<const Chunk<float, kThreadColumns>*>(&slices.b[k][column]);
