@@ -9,10 +9,11 @@ namespace blocksparse {
 namespace cuda {
 
 // At least 512 threads to a multiprocessor: 128 registers for each, at most.
-constexpr int ThreadBlocks(int threads) { return 512 / ((threads + 31) / 32 * 32); }
+template <int kThreads>
+constexpr int kThreadBlocks = 512 / ((kThreads + 31) / 32 * 32);
 
 #define KERNEL(name, args, ...)                                                                        \
-  extern "C" __global__ void __launch_bounds__((__VA_ARGS__::kThreads), ThreadBlocks(__VA_ARGS__::kThreads)) \
+  extern "C" __global__ void __launch_bounds__((__VA_ARGS__::kThreads), kThreadBlocks<__VA_ARGS__::kThreads>) \
       name(const args given) {                                                                         \
     __VA_ARGS__::Run(given);                                                                           \
   }
