@@ -7,7 +7,7 @@ target_include_directories(blocksparse_emulated_kernels PRIVATE ${CMAKE_CURRENT_
 add_library(blocksparse_cuda_testing OBJECT tests/cc/cuda_products.cc)
 target_link_libraries(blocksparse_cuda_testing PRIVATE blocksparse_testing)
 target_compile_options(blocksparse_cuda_testing PRIVATE -O1 -Wall -Wextra)
-# One image, without code: the tests that load images have their own.
+# driver.cc asks for images: only a test that has some takes it.
 set(CUDA_LAUNCHER $<FILTER:$<TARGET_OBJECTS:blocksparse_cuda>,EXCLUDE,/driver\\.cc>)
 
 function(add_cuda_test name)

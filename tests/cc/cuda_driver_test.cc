@@ -16,7 +16,7 @@
 #include "tf_blocksparse/custom_ops/cc/cuda/driver.h"
 #include "tf_blocksparse/custom_ops/cc/cuda/images.h"
 
-// Texts stand for images. The first PTX has a kernel.
+// Texts stand for images, of which the third has two kernels.
 extern "C" {
 const BlocksparseCudaImage blocksparse_cuda_images[] = {
     {".version 1", 10, 70, 0}, {".version 2", 10, 75, 0}, {".version 3 .entry few_f32_8( .entry combine_f32(", 40, 80, 0},

@@ -67,7 +67,7 @@ struct GradTile {
     const int own = threadIdx.x / kLanes;
     const int row = own / kAcross * kThreadRows;
     const int column = own % kAcross * kThreadColumns;
-#pragma unroll 4
+#pragma unroll 2
     for (int s = 0; s < kDepth / kLanes; ++s) {
       const int b = s * kLanes + threadIdx.x % kLanes;
       const auto x = *reinterpret_cast<const Chunk<float, kThreadRows>*>(&slices.x[b][row]);

@@ -8,9 +8,9 @@
 namespace blocksparse {
 namespace cuda {
 
-// At least 512 threads to a multiprocessor: 128 registers for each, at most.
+// At least 384 threads to a multiprocessor: 168 registers for each, at most.
 template <int kThreads>
-constexpr int kThreadBlocks = 512 / ((kThreads + 31) / 32 * 32);
+constexpr int kThreadBlocks = 384 / ((kThreads + 31) / 32 * 32);
 
 #define KERNEL(name, args, ...)                                                                        \
   extern "C" __global__ void __launch_bounds__((__VA_ARGS__::kThreads), kThreadBlocks<__VA_ARGS__::kThreads>) \
