@@ -1,6 +1,6 @@
 #include "tests/cc/cuda_products.h"
 
-#include <cmath>
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -39,7 +39,7 @@ float Read(const unsigned char* from, Type type) {
 class DeviceImage {
  public:
   explicit DeviceImage(const std::vector<unsigned char>& image) : data_(new unsigned char[image.size()]) {
-    std::memcpy(data_, image.data(), image.size());
+    std::copy(image.begin(), image.end(), data_);
   }
   ~DeviceImage() { delete[] data_; }
   DeviceImage(const DeviceImage&) = delete;
