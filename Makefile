@@ -6,9 +6,9 @@ BUILD ?= build/tests
 LIBRARY_BUILD := build/cmake-tf-2.21
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-SOURCES := $(shell find tf_blocksparse/custom_ops/cc -type f) setup.py pyproject.toml CMakeLists.txt
+SOURCES := $(shell find tf_blocksparse/custom_ops/cc cmake -type f) setup.py pyproject.toml CMakeLists.txt
 
-.PHONY: demo test test-all cc-test cc-sanitize cc-test-aarch64 lint bench clean
+.PHONY: demo test test-all cc-test cc-sanitize cc-test-aarch64 lint bench gpu-check clean
 
 demo: $(INSTALLED)
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m models.word_lm
@@ -54,6 +54,12 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/matmul.py --gradients \
 	    --json build/bench/matmul.json --markdown build/bench/matmul.md --plot build/bench/matmul.png
 
+# Tests and a benchmark on a GPU, and a report to send back. Fails where there is no GPU.
+gpu-check: $(INSTALLED)
+	$(BIN)/python benchmarks/gpu_check.py --find
+	$(BIN)/python -m pip install -q --disable-pip-version-check "tensorflow[and-cuda]==2.21.*"
+	$(BIN)/python benchmarks/gpu_check.py
+
 # The build tools and TensorFlow, whose headers the op library is compiled against, are installed first, so that
 # the build needs no second copy of TensorFlow in an isolated environment.
 $(INSTALLED): $(SOURCES)
@@ -61,7 +67,8 @@ $(INSTALLED): $(SOURCES)
 	    { echo "Python 3.11 or newer is needed, but $(PYTHON) is older. Say which: make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) setup.py check_compiler
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check "setuptools>=77" wheel cmake ninja "tensorflow==2.21.*"
+	$(BIN)/python -m pip install -q --disable-pip-version-check "setuptools>=77" wheel cmake ninja "tensorflow==2.21.*" \
+	    "nvidia-cuda-nvrtc-cu12==12.9.*; sys_platform == 'linux'"
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e ".[demo,test]"
 	touch $@
 

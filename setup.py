@@ -97,6 +97,7 @@ class CMakeBuild(build_ext):
         configure = [
             cmake, "-S", str(ROOT), "-B", str(build), "-DCMAKE_BUILD_TYPE=Release",
             f"-DTF_DIR={tensorflow}", f"-DTF_VERSION={version}",
+            f"-DPython3_EXECUTABLE={sys.executable}",
         ]  # fmt: skip
         ninja = find_tool("ninja")
         if ninja and not (build / "Makefile").exists():

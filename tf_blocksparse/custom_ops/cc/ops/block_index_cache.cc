@@ -19,12 +19,6 @@ BlockIndexCache::BlockIndexCache(Order order, bool by_column)
     : IndexCache([order, by_column](const Grid& grid, const int32_t* indptr, int64_t indptr_size,
                                     const int32_t* indices, int64_t num_blocks, BlockIndex* index) {
         return BuildBlockIndex(grid, order, indptr, indptr_size, indices, num_blocks, by_column, index);
-      }),
-      order_(order) {}
-
-absl::Status BlockIndexCache::Check(const Grid& grid, const Tensor& indices, const Tensor& indptr) const {
-  return InvalidIf(CheckBsr(grid, order_, indptr.unaligned_flat<int32_t>().data(), indptr.NumElements(),
-                            indices.unaligned_flat<int32_t>().data(), indices.NumElements()));
-}
+      }) {}
 
 }  // namespace blocksparse

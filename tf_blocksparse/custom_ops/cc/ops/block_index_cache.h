@@ -80,12 +80,6 @@ class IndexCache {
 class BlockIndexCache : public IndexCache<BlockIndex> {
  public:
   BlockIndexCache(Order order, bool by_column);
-
-  // The check alone.
-  absl::Status Check(const Grid& grid, const tensorflow::Tensor& indices, const tensorflow::Tensor& indptr) const;
-
- private:
-  const Order order_;
 };
 
 }  // namespace blocksparse

@@ -12,6 +12,7 @@
 #include "tf_blocksparse/custom_ops/cc/kernels/matmul.h"
 #include "tf_blocksparse/custom_ops/cc/ops/block_index_cache.h"
 #include "tf_blocksparse/custom_ops/cc/ops/op_support.h"
+#include "tf_blocksparse/custom_ops/cc/ops/stored_matrix.h"
 
 namespace blocksparse {
 namespace {
@@ -106,38 +107,16 @@ REGISTER_OP("BlockSparse>MatMulGradBlocks")
       return absl::OkStatus();
     });
 
-// The attributes that say how the blocks are stored, and the pattern of a call.
-class StoredMatrix {
+// A matrix and the pattern of a call.
+class IndexedMatrix : public StoredMatrix {
  public:
-  StoredMatrix(OpKernelConstruction* construction, bool by_column) {
-    OP_REQUIRES_OK(construction, construction->GetAttr("gates", &gates_));
-    OP_REQUIRES_OK(construction, construction->GetAttr("out_features", &out_features_));
-    std::string order;
-    OP_REQUIRES_OK(construction, construction->GetAttr("order", &order));
-    cache_ = std::make_unique<BlockIndexCache>(order == "row" ? Order::kRow : Order::kColumn, by_column);
-  }
+  IndexedMatrix(OpKernelConstruction* construction, bool by_column)
+      : StoredMatrix(construction), cache_(order(), by_column) {}
 
-  absl::Status MakeGrid(const Tensor& blocks, int64_t in_features, Grid* grid) const {
-    return InvalidIf(blocksparse::MakeGrid(in_features, out_features_, gates_, blocks.dim_size(1), blocks.dim_size(2),
-                                           grid));
-  }
-
-  // x [batch, in_features] and dy [batch, out_features].
-  absl::Status CheckPair(const Tensor& x, const Tensor& dy) const {
-    TF_RETURN_IF_ERROR(CheckRank(x, 2, "x", "[batch, in_features]"));
-    TF_RETURN_IF_ERROR(CheckRank(dy, 2, "dy", "[batch, out_features]"));
-    TF_RETURN_IF_ERROR(CheckDim(dy, 0, "dy", x.dim_size(0), "the batch, as in x"));
-    return CheckDim(dy, 1, "dy", out_features_, "out_features");
-  }
-
-  int64_t out_features() const { return out_features_; }
-
-  BlockIndexCache& cache() { return *cache_; }
+  BlockIndexCache& cache() { return cache_; }
 
  private:
-  int64_t gates_;
-  int64_t out_features_;
-  std::unique_ptr<BlockIndexCache> cache_;
+  BlockIndexCache cache_;
 };
 
 // y = activation(x W + bias), and dx = dy W^T: the latter with another way to the index and no epilogue.
@@ -164,7 +143,7 @@ class ProductOp : public OpKernel {
     Tensor* y = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, shape, &y));
     if (batch == 0) {
-      OP_REQUIRES_OK(context, matrix_.cache().Check(grid, indices, indptr));
+      OP_REQUIRES_OK(context, matrix_.CheckPattern(grid, indices, indptr));
       return;
     }
     std::shared_ptr<const BlockIndex> index;
@@ -177,7 +156,7 @@ class ProductOp : public OpKernel {
                y->unaligned_flat<float>().data(), workspace, IntraOpParallelFor(context));
   }
 
-  StoredMatrix matrix_;
+  IndexedMatrix matrix_;
 
  private:
   const KernelTable* table_;
@@ -245,7 +224,7 @@ class GradBlocksOp : public OpKernel {
   }
 
  private:
-  StoredMatrix matrix_;
+  IndexedMatrix matrix_;
   const KernelTable* table_;
 };
 
