@@ -51,8 +51,9 @@ class BlockSparseWeight(tf.__internal__.tracking.AutoTrackable):  # so that tf.t
         self.indptr = self._index_weight(layer, "indptr", indptr)
 
         def cut_out():
-            w = ops.convert_to_numpy(initializer(grid.shape, dtype="float32"))
-            return BsrMatrix.from_dense(w, grid, mask_of_pattern(grid, indices, indptr, order), order)
+            with tf.init_scope():  # a layer may be built while a function is traced, and the values are needed now
+                w = ops.convert_to_numpy(initializer(grid.shape, dtype="float32"))
+                return BsrMatrix.from_dense(w, grid, mask_of_pattern(grid, indices, indptr, order), order)
 
         values = self._add_values(layer, len(indices), cut_out, regularizer, constraint)
         self.variables = (*values, self.indices, self.indptr)
