@@ -526,3 +526,14 @@ def test_gradient_of_a_loop_loaded_from_a_saved_model(tmp_path):
     loaded = gradient(tf.saved_model.load(str(tmp_path)))
     assert np.abs(loaded).max() > 0.1
     np.testing.assert_allclose(loaded, gradient(model), atol=1e-6)
+
+
+def test_an_empty_batch_of_very_many_features_costs_nothing():
+    """Its `x` takes no memory, so that anybody can say such a size; an index of its rows would take gigabytes."""
+    x, dy, blocks = tf.zeros([0, 2**31 - 1]), tf.zeros([0, 4]), tf.ones([1, 1, 2])
+    pattern = [2**31 - 2], [0, 1, 1]
+    dblocks = ops().block_sparse_mat_mul_grad_blocks(x, dy, blocks, *pattern, out_features=4, order="column")
+    np.testing.assert_array_equal(dblocks, [[[0, 0]]])
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"indices\[0\] = 2147483647"):
+        pattern = [2**31 - 1], [0, 1, 1]
+        ops().block_sparse_mat_mul_grad_blocks(x, dy, blocks, *pattern, out_features=4, order="column")

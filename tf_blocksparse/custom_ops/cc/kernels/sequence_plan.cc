@@ -37,6 +37,13 @@ std::string CheckSequence(const Sequence& sequence) {
     return "the blocks of recurrent and candidate must have one shape, got " + shape(grid) + " and " +
            shape(sequence.candidate->grid);
   }
+  // Of all arrays together, which plans count in 64 bits.
+  int64_t elements = sequence.batch;
+  if (__builtin_mul_overflow(elements, sequence.time, &elements) ||
+      __builtin_mul_overflow(elements, 64 * sequence.units(), &elements)) {
+    return "the states of " + std::to_string(sequence.batch) + " examples of " + std::to_string(sequence.time) +
+           " time steps and " + std::to_string(sequence.units()) + " units are more than can be counted";
+  }
   return "";
 }
 

@@ -135,7 +135,8 @@ class LowPrecisionSequenceOp : public OpKernel {
     }
     const int64_t units = states[0].dim_size(1);
     if (units > INT32_MAX / GatesOf(sequence->cell)) {
-      return absl::InvalidArgumentError("the states have more units than a matrix can have columns");
+      return absl::InvalidArgumentError(
+          absl::StrCat("the states have ", units, " units, more than a matrix can have columns"));
     }
     inputs->x = Floats(x);
     inputs->h = Floats(&states[0]);

@@ -2,6 +2,7 @@
 // gradients of x, the blocks and the biases are products and sums of these.
 #include <memory>
 
+#include "absl/strings/str_cat.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 #include "tf_blocksparse/custom_ops/cc/ops/sequence_op.h"
@@ -113,6 +114,7 @@ class SequenceGradOp : public OpKernel {
     OP_REQUIRES_OK(context, call.status());
     SequenceGradOutputs outputs = {};
     OP_REQUIRES_OK(context, AllocateOutputs(context, sequence, &outputs));
+    if (sequence.batch == 0) return;  // there may be any number of time steps then
     const SequenceGradPlan plan = PlanSequenceGrad(sequence, NumThreads(context));
     Tensor holder;
     float* workspace;
@@ -135,7 +137,8 @@ class SequenceGradOp : public OpKernel {
     const int64_t units = dh->dim_size(1);
     const int64_t gates = GatesOf(CELL);
     if (units > INT32_MAX / gates) {
-      return call->Require(absl::InvalidArgumentError("dh has more units than a matrix can have columns"));
+      return call->Require(
+          absl::InvalidArgumentError(absl::StrCat("dh has ", units, " units, more than a matrix can have columns")));
     }
     if (CELL == Cell::kGru) {
       inputs->candidate_blocks =

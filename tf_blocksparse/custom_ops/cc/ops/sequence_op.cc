@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 #include "tf_blocksparse/custom_ops/cc/ops/sequence_op.h"
@@ -174,7 +175,8 @@ class SequenceOp : public OpKernel {
     if (CELL == Cell::kLstm) inputs->c = Floats(call->Input("c0", {sequence->batch, units}, "[batch, units]"));
     const int64_t gates = GatesOf(CELL);
     if (units > INT32_MAX / gates) {
-      call->Require(absl::InvalidArgumentError("h0 has more units than a matrix can have columns"));
+      return call->Require(
+          absl::InvalidArgumentError(absl::StrCat("h0 has ", units, " units, more than a matrix can have columns")));
     }
     const Tensor* candidate = nullptr;
     if (CELL == Cell::kGru) {
