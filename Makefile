@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := $(shell find tf_blocksparse/custom_ops/cc cmake -type f) setup.py pyproject.toml CMakeLists.txt
 
-.PHONY: demo test test-all cc-test cc-sanitize cc-test-aarch64 lint bench gpu-check clean
+.PHONY: demo test test-all cc-test cc-sanitize cc-test-aarch64 fuzz test-c-api lint bench gpu-check clean
 
 demo: $(INSTALLED)
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m models.word_lm
@@ -34,6 +34,26 @@ cc-sanitize-%: $(INSTALLED)
 	    -DTF_BLOCKSPARSE_OPS=OFF -DTF_BLOCKSPARSE_BUILD_TESTS=ON -DTF_BLOCKSPARSE_SANITIZE=$*
 	$(BIN)/cmake --build $(BUILD)-$*
 	$(BIN)/ctest --test-dir $(BUILD)-$* --output-on-failure --parallel 2
+
+# Hostile input in long runs: of matrices and of all ops under AddressSanitizer, of SavedModel files in processes of
+# their own. FUZZ_CALLS=1000 FUZZ_FILES=100 make them short, FUZZ_SEED= another number makes them others.
+FUZZ_CALLS ?= 1000000
+FUZZ_FILES ?= 5000
+FUZZ_SEED ?= 1
+fuzz: $(INSTALLED)
+	$(BIN)/cmake -S . -B $(BUILD)-fuzz -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
+	    -DTF_BLOCKSPARSE_BUILD_TESTS=ON -DTF_BLOCKSPARSE_SANITIZE=address
+	$(BIN)/cmake --build $(BUILD)-fuzz --target fuzz_test op_fuzz_test
+	$(BUILD)-fuzz/fuzz_test $(FUZZ_CALLS) $(FUZZ_SEED)
+	TF_CPP_MIN_LOG_LEVEL=3 $(BUILD)-fuzz/op_fuzz_test $(FUZZ_CALLS) $(FUZZ_SEED)
+	$(BIN)/python tests/fuzz/fuzz_saved_models.py $(FUZZ_FILES) --seed $(FUZZ_SEED)
+
+# One binary through TensorFlow's C API, in environments of their own with the oldest and the newest TensorFlow it is for.
+C_API_VERSIONS ?= 2.16.2 2.21.0
+test-c-api: $(INSTALLED)
+	$(BIN)/cmake -S . -B $(LIBRARY_BUILD) -DTF_BLOCKSPARSE_C_API=ON
+	$(BIN)/cmake --build $(LIBRARY_BUILD) --target block_sparse_ops_c_api
+	$(BIN)/python tests/c_api/versions.py $(LIBRARY_BUILD)/_block_sparse_ops.c_api.so build/tf $(C_API_VERSIONS)
 
 # The C++ tests for 64-bit Arm, where the generic kernels are NEON code, in an emulator: every 15th of the cases.
 cc-test-aarch64: $(INSTALLED)

@@ -40,6 +40,18 @@ def embedding():
     return model, (20,)
 
 
+def bidirectional():
+    """A bidirectional LSTM of 256 units over 20 time steps."""
+    lstm = layers.LSTM(256, return_sequences=True)
+    return keras.Sequential([keras.Input((20, 256), name="x"), layers.Bidirectional(lstm)]), (20, 256)
+
+
+def chosen_blocks():
+    """A layer of 1024x1024 that chooses a tenth of its blocks; dense is all of them."""
+    dynamic = bs.DynamicBlockDense(1024, block_shape=64, sparsity=0.9)
+    return keras.Sequential([keras.Input((1024,), name="x"), dynamic]), (1024,)
+
+
 def sparsify(model, block_shape, sparsity):
     """Zeroes blocks of all matrices of a model, at random."""
     rng = np.random.default_rng(0)
@@ -56,7 +68,8 @@ def exported(make, block_shape, sparsity, directory):
     found = {}
     for form in FORMS:
         if form == "custom op":
-            sparsify(model, block_shape, sparsity)
+            if make is not chosen_blocks:
+                sparsify(model, block_shape, sparsity)
             model = bs.convert(model, block_shape=block_shape, min_sparsity=0)
         path = os.path.join(directory, form)
         bs.export(model, path, portable=form == "portable")
@@ -83,11 +96,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sparsity", type=float, default=0.9)
     parser.add_argument("--seconds", type=float, default=2.0, help="for each row of the table")
+    parser.add_argument("--only", help="the cases of these functions, such as lstm,bidirectional")
     options = parser.parse_args()
+    cases = (dense_layer, lstm, bidirectional, embedding, chosen_blocks)
     print("| | blocks | batch | dense, ms | custom op, ms | portable, ms | portable / custom op |")
     print("|---|---|---|---|---|---|---|")
-    for make in (dense_layer, lstm, embedding):
-        for block_shape in (4, 16):
+    for make in cases:
+        if options.only and make.__name__ not in options.only.split(","):
+            continue
+        for block_shape in (4, 16) if make is not chosen_blocks else (64,):
             with tempfile.TemporaryDirectory() as directory:
                 loaded = exported(make, block_shape, options.sparsity, directory)
             functions = {form: served.serve for form, served in loaded.items()}

@@ -100,6 +100,21 @@ def layers_that_stay_dense():
     return converted(keras.Model(x, inner(layers.GlobalMaxPooling1D()(y)))), _normal(4, 10, 8)
 
 
+def dynamic_layers():
+    x = keras.Input((None, 12), name="x")
+    y = bs.DynamicBlockQRNN(16, return_sequences=True, block_shape=4, sparsity=0.5)(x)
+    y = bs.DynamicBlockLSTM(12, return_sequences=True, block_shape=4, sparsity=0.5)(y)
+    y = bs.DynamicBlockDense(10, "tanh", block_shape=(4, 2), sparsity=0.6)(y)
+    return bs.convert(keras.Model(x, y), measure=False), _normal(3, 6, 12)
+
+
+def sequences_of_a_large_batch():
+    x = keras.Input((4, 12), name="x")
+    y = layers.Bidirectional(layers.GRU(8, return_sequences=True), merge_mode="sum")(x)
+    y = layers.Bidirectional(layers.SimpleRNN(8))(layers.LSTM(8, return_sequences=True, go_backwards=True)(y))
+    return converted(keras.Model(x, y)), _normal(200, 4, 12)
+
+
 def nothing_converted():
     model = keras.Sequential([keras.Input((5,), name="x"), layers.Dense(4), layers.LayerNormalization()])
     return model, _normal(3, 5)
@@ -115,5 +130,7 @@ CASES = (
     bfloat16,
     half_precision,
     layers_that_stay_dense,
+    dynamic_layers,
+    sequences_of_a_large_batch,
     nothing_converted,
 )

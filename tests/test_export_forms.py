@@ -68,6 +68,8 @@ def test_both_answer_like_keras(case, answers):
         keras.tree.assert_same_structure(actual, expected)
         for a, e in zip(keras.tree.flatten(actual), keras.tree.flatten(expected), strict=True):
             assert a.dtype == np.float32
+            if case == "dynamic_layers":
+                tolerance = 2e-6 if form == "custom" else tolerance  # their gates are TensorFlow's ops, which it fuses
             if case == "half_precision":
                 tolerance = 1e-2  # one step of bfloat16, which Keras's own ops round to
             np.testing.assert_allclose(a, e.astype("float32"), rtol=tolerance, atol=tolerance)

@@ -1,8 +1,12 @@
-"""A short run of the fuzzer of the ops, and a check that it would see what it is for."""
+"""Short runs of the fuzzers of ops and of SavedModel files, and checks that they would see what they are for."""
+
+import signal
+import sys
 
 import numpy as np
 import pytest
 
+from fuzz import fuzz_saved_models
 from fuzz.fuzz_ops import fuzz
 from fuzz.op_cases import OPS
 from tf_blocksparse.custom_ops.library import ops
@@ -53,3 +57,26 @@ def _no_words(op, tensors, attrs):
 def test_the_fuzzer_sees_what_is_wrong(spoil, message):
     with pytest.raises(AssertionError, match=message):
         fuzz(300, 1, Lax(spoil))
+
+
+def test_spoilt_saved_models_end_in_errors_or_outputs():
+    outcomes, deaths = fuzz_saved_models.fuzz(40, 3)
+    assert not deaths
+    assert sum(outcomes.values()) == 40
+    assert 1 <= outcomes["answered"] <= 30
+    assert outcomes["InvalidArgumentError"] + outcomes["ValueError"] >= 5
+
+
+def test_a_process_that_dies_is_seen_and_told(monkeypatch):
+    dies = "import os, sys; print('begin 0 words: spoilt', flush=True) if '0' == sys.argv[1] else None; os.abort()"
+    ends = "print('begin 1 words: spoilt'); print('end 1 answered')"
+
+    def command(root, first, last, seed):
+        return [sys.executable, "-c", dies if first == 0 else ends, str(first)]
+
+    monkeypatch.setattr(fuzz_saved_models, "_command", command)
+    monkeypatch.setattr(fuzz_saved_models, "_write_models", lambda root: None)
+    monkeypatch.setattr(fuzz_saved_models, "_innermost_frames", lambda *of: ["#0 blocksparse::Kernel()"])
+    outcomes, deaths = fuzz_saved_models.fuzz(2, 0)
+    assert outcomes == {"answered": 1}
+    assert deaths == [("begin 0 words: spoilt", signal.SIGABRT, ["#0 blocksparse::Kernel()"])]

@@ -1,8 +1,8 @@
-"""Writes the SavedModel that later versions have to load, as text: python tests/golden/make.py
+"""Writes the SavedModels that later versions have to load, as text: python tests/golden/make.py
 
-The file is what export() writes, whole, and so binary; it is kept as base64 of a compressed archive, below 13 KB, for
+Each file is what export() writes, whole, and so binary; it is kept as base64 of a compressed archive, below 20 KB, for
 only the true file shows that the true file still loads. What it computes is beside it, in numbers that can be read.
-It is made once for each version that changes what is written, never over an old one.
+They are made once for each version that changes what is written, never over an old one.
 """
 
 import base64
@@ -21,9 +21,8 @@ DIRECTORY = pathlib.Path(__file__).parent
 IDS = [[1, 5, 3], [0, 9, 9]]
 
 
-def model():
-    """One layer of each op that serving needs."""
-    keras.utils.set_random_seed(2017)
+def products():
+    """Products and look-ups."""
     blocks = {"block_shape": (2, 4)}
     x = keras.Input((None,), dtype="int32", name="ids")
     y = bs.BlockSparseEmbedding(10, 6, num_blocks=5, embeddings_initializer="normal", **blocks)(x)
@@ -32,8 +31,42 @@ def model():
     return keras.Model(x, y)
 
 
+def sequences():
+    """Recurrent layers, whole sequences in one op."""
+    x = keras.Input((None,), dtype="int32", name="ids")
+    y = bs.BlockSparseEmbedding(10, 6, num_blocks=8, block_shape=2)(x)
+    y = bs.BlockSparseLSTM(6, return_sequences=True, block_shape=2)(y)
+    y = bs.BlockSparseGRU(5, return_sequences=True, block_shape=2)(y)
+    return keras.Model(x, bs.BlockSparseSimpleRNN(4, block_shape=4, storage_dtype="int8")(y))
+
+
+def chosen_blocks():
+    """A layer that chooses its blocks."""
+    x = keras.Input((None,), dtype="int32", name="ids")
+    y = bs.BlockSparseEmbedding(10, 6, num_blocks=8, block_shape=2)(x)
+    return keras.Model(x, bs.DynamicBlockDense(6, "tanh", block_shape=2, sparsity=0.5, storage="blocks")(y))
+
+
+# What a file is called after the version, its model, and the ops that have to be in it.
+MODELS = {
+    "": (products, ["Gather", "MatMul", "LowPrecisionMatMul"]),
+    "_sequences": (sequences, ["Lstm", "Gru", "LowPrecisionSequence"]),
+    "_chosen_blocks": (chosen_blocks, ["DynamicMatMul"]),
+}
+
+
 def main():
-    """Writes `saved_model_<version>.json`."""
+    """Writes `saved_model_<version><name>.json` of each model that has none."""
+    for name, (model, ops) in MODELS.items():
+        path = DIRECTORY / f"saved_model_{bs.__version__}{name}.json"
+        if not path.exists():
+            write(path, model, ops)
+            print(path, path.stat().st_size, "bytes")
+
+
+def write(path, model, ops):
+    """Writes the file of one model."""
+    keras.utils.set_random_seed(2017)
     made = model()
     with tempfile.TemporaryDirectory() as directory:
         bs.export(made, f"{directory}/saved", signatures={"serving_default": made})
@@ -45,13 +78,12 @@ def main():
     lines = [text[i : i + 118] for i in range(0, len(text), 118)]
     golden = {
         "made by": "tests/golden/make.py",
+        "ops": ops,
         "ids": IDS,
         "outputs": y.round(6).tolist(),
         "saved_model.tar.xz": lines,
     }
-    path = DIRECTORY / f"saved_model_{bs.__version__}.json"
     path.write_text(json.dumps(golden, indent=0) + "\n")
-    print(path, path.stat().st_size, "bytes")
 
 
 if __name__ == "__main__":

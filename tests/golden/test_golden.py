@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import tf_blocksparse  # noqa: F401  registers the ops
+
 FILES = sorted(pathlib.Path(__file__).parent.glob("saved_model_*.json"))
 
 
 def test_there_is_one():
     assert FILES
-    assert all(file.stat().st_size < 13_000 for file in FILES)
+    assert all(file.stat().st_size < 20_000 for file in FILES)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -26,8 +28,9 @@ def test_it_loads_and_answers_as_then(file, tmp_path):
         tar.extractall(tmp_path, filter="data")
     loaded = tf.saved_model.load(str(tmp_path / "saved"))
     y = loaded.signatures["serving_default"](ids=tf.constant(golden["ids"], tf.int32))["output_0"]
-    assert np.ptp(golden["outputs"]) > 0.01
-    np.testing.assert_allclose(y, golden["outputs"], rtol=1e-4, atol=1e-4)
+    assert np.ptp(golden["outputs"]) > 0.001
+    np.testing.assert_allclose(y, golden["outputs"], rtol=1e-4, atol=2e-5)
     graph = loaded.signatures["serving_default"].graph.as_graph_def()
     ops = {node.op for function in graph.library.function for node in function.node_def}
-    assert {"BlockSparse>Gather", "BlockSparse>MatMul", "BlockSparse>LowPrecisionMatMul"} <= ops
+    expected = golden.get("ops", ["Gather", "MatMul", "LowPrecisionMatMul"])  # the first file says none
+    assert {f"BlockSparse>{op}" for op in expected} <= ops
