@@ -3,8 +3,9 @@
     python benchmarks/dynamic.py
     python benchmarks/dynamic.py --shapes 1536x6144 --blocks 64x64 --sparsities 0.9 --batches 1 --threads 1
 
-A layer is all that a prediction needs: a dense gate with ReLU on all features or on the first quarter of them, the k
-largest gates of each example, their division by the mean, and the product with the chosen blocks. Its rivals are the
+A layer is a `DynamicBlockDense` as `convert()` makes it, all that a prediction needs: a dense gate with ReLU on all
+features or on the first quarter of them, the k largest gates of each example, their division by the mean, and the
+product with the chosen blocks. Its rivals are the
 better of `tf.matmul` and NumPy with a dense matrix of the same shape. Weights and inputs are random, the gate's so that
 no gate is zero and every example chooses other blocks; the inputs take turns, so that the blocks of one call are seldom
 those of the call before. A dense product reads all of its weights in every call.
@@ -34,7 +35,7 @@ def floats(text):
 
 
 class Layer:
-    """A dynamic layer with random weights.
+    """A `DynamicBlockDense` as `convert()` makes it, with random weights.
 
     Args:
         shape: `(in_features, out_features)`.
@@ -46,32 +47,38 @@ class Layer:
 
     def __init__(self, shape, block_shape, sparsity, gate_share, random):
         import numpy as np
-        import tensorflow as tf
 
-        self.shape, self.block_shape, self.sparsity = shape, block_shape, sparsity
-        self.num_blocks = -(-shape[0] // block_shape[0]) * -(-shape[1] // block_shape[1])
-        self.k = round((1 - sparsity) * self.num_blocks)
-        self.gate_features = round(gate_share * shape[0])
-        self.blocks = tf.Variable(random.standard_normal((self.num_blocks, *block_shape), np.float32))
-        spread = np.float32(0.15 / self.gate_features**0.5)  # about a mean of 1: all gates stay above zero
-        gate_kernel = spread * random.standard_normal((self.gate_features, self.num_blocks), np.float32)
-        self.gate_kernel = tf.Variable(gate_kernel)
-        self.gate_bias = tf.Variable(tf.ones([self.num_blocks]))
+        import tf_blocksparse as bs
+
+        self.block_shape, self.sparsity = block_shape, sparsity
+        self.layer = bs.DynamicBlockDense(
+            shape[1],
+            use_bias=False,
+            block_shape=block_shape,
+            sparsity=sparsity,
+            gate_inputs=round(gate_share * shape[0]),
+            storage="blocks",
+        )
+        self.layer.build((None, shape[0]))
+        gate = self.layer.block_gate
+        self.num_blocks, self.k = gate.num_blocks, gate.num_open()
+        self.layer.kernel.assign(random.standard_normal(self.layer.kernel.shape, np.float32))
+        spread = np.float32(0.15 / gate.kernel.shape[0] ** 0.5)  # about a mean of 1: all gates stay above zero
+        gate.kernel.assign(spread * random.standard_normal(gate.kernel.shape, np.float32))
+        gate.bias.assign(np.ones(gate.bias.shape))
 
     def choose(self, x):
         """`(block_ids, block_gates)`, both `[batch, k]`."""
-        from tf_blocksparse.custom_ops import choose_blocks, gate_scores
-
-        scores = gate_scores(x[:, : self.gate_features], self.gate_kernel, self.gate_bias)
-        return choose_blocks(scores, self.k)
+        return self.layer.block_gate.choose(x)
 
     def multiply(self, x, block_ids, block_gates):
         from tf_blocksparse.custom_ops import dynamic_block_matmul
 
-        return dynamic_block_matmul(x, self.blocks, block_ids, block_gates, *self.shape)
+        blocks = self.layer.kernel.value
+        return dynamic_block_matmul(x, blocks, block_ids, block_gates, *self.layer.matrix.grid.shape)
 
     def __call__(self, x):
-        return self.multiply(x, *self.choose(x))
+        return self.layer(x)
 
     def share_read(self, x):
         """Share of the blocks that some example of a batch chooses."""

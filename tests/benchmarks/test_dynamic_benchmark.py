@@ -26,7 +26,7 @@ def test_a_layer_multiplies_by_the_blocks_that_it_chooses():
     np.testing.assert_allclose(block_gates.sum(1), np.full(5, 12), rtol=1e-5)  # a mean of 1 over all blocks
     gates = np.zeros([5, 12])
     np.put_along_axis(gates, block_ids, block_gates, axis=1)
-    blocks = layer.blocks.numpy().astype(np.float64).reshape(4, 3, 16, 32)
+    blocks = layer.layer.kernel.numpy().astype(np.float64).reshape(4, 3, 16, 32)
     expected = np.einsum("erh,rchw,erc->ecw", x.reshape(5, 4, 16), blocks, gates.reshape(5, 4, 3)).reshape(5, 96)
     assert_close(layer(x), expected, length=64, scale=8)
     assert layer.share_read(x) == len(np.unique(block_ids)) / 12

@@ -8,6 +8,9 @@
 #include <thread>
 #include <utility>
 #include <vector>
+#if defined(__linux__)
+#include <sched.h>
+#endif
 
 #include "tests/cc/check.h"
 #include "tests/cc/products.h"
@@ -123,26 +126,45 @@ void HelpersMayComeLateOrNever() {
   for (std::thread& thread : threads) thread.join();
 }
 
-// The caller's thread does the first task, so that it meets the same part of the weights every time.
-void TheFirstTaskStays() {
-  std::vector<std::thread> threads;
-  const ParallelFor parallel_for =
-      WithHelpers([&](std::function<void()> helper) { threads.emplace_back(std::move(helper)); });
-  for (int repeat = 0; repeat < 100; ++repeat) {
-    std::thread::id first;
-    parallel_for(3, [&](int64_t i) {
-      if (i == 0) first = std::this_thread::get_id();
-    });
-    CHECK_TRUE(first == std::this_thread::get_id(), "the first task is the caller's");
+#if defined(__linux__)
+// A processor does the tasks in an order of its own, the same in every call, so that it meets the same part of the
+// weights every time.
+void ProcessorsKeepTheirTasks() {
+  cpu_set_t allowed;
+  CHECK_TRUE(sched_getaffinity(0, sizeof(allowed), &allowed) == 0, "sched_getaffinity");
+  const ParallelFor parallel_for = WithHelpers([](std::function<void()>) {});
+  const int64_t n = 2 * static_cast<int64_t>(std::thread::hardware_concurrency());
+  std::vector<int64_t> first_tasks;
+  for (int processor = 0; processor < CPU_SETSIZE; ++processor) {
+    if (!CPU_ISSET(processor, &allowed)) continue;
+    std::thread([&] {
+      cpu_set_t one;
+      CPU_ZERO(&one);
+      CPU_SET(processor, &one);
+      CHECK_TRUE(sched_setaffinity(0, sizeof(one), &one) == 0, "sched_setaffinity");
+      for (int repeat = 0; repeat < 3; ++repeat) {
+        std::vector<int64_t> order;
+        parallel_for(n, [&](int64_t i) { order.push_back(i); });
+        if (repeat == 0) first_tasks.push_back(order[0]);
+        const int64_t first = first_tasks.back();
+        CHECK_TRUE(order[0] == first && order[1] == first + 1, "its own tasks");
+        for (int64_t i = 2; i < n; ++i) CHECK_TRUE(order[i] == (first + 1 - i + n) % n, "then those of others");
+      }
+    }).join();
   }
-  for (std::thread& thread : threads) thread.join();
+  // Processors whose numbers have gaps may have to begin at the same place.
+  const bool gaps = CPU_COUNT(&allowed) != n / 2 || !CPU_ISSET(n / 2 - 1, &allowed);
+  for (int64_t i = 0; i < n / 2 && !gaps; ++i) CHECK_TRUE(first_tasks[i] == 2 * i, "each processor begins elsewhere");
 }
+#endif
 
 }  // namespace
 
 int main() {
   HelpersMayComeLateOrNever();
-  TheFirstTaskStays();
+#if defined(__linux__)
+  ProcessorsKeepTheirTasks();
+#endif
   ActiveTableIsChosenOnce();
   for (const KernelTable* table : SupportedTables()) {
     Sample sample(table->isa);

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tf_blocksparse as bs
-from tf_blocksparse.layers.gate_values import choose_largest, keep_largest, normalize, num_open
+from tf_blocksparse.custom_ops.implementation import standard_ops
+from tf_blocksparse.layers.gate_values import keep_largest, normalize, num_open
 
 
 def oracle(h, kernel, bias, k, groups=1, grid=None):
@@ -51,6 +52,43 @@ def test_gates_are_those_of_equation_1(sparsity, groups):
     np.testing.assert_allclose(spread.reshape(7, 5, 12), expected, rtol=2e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [bs.BlockGate, bs.SoftmaxBlockGate])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_the_choice_of_inference_is_one_op_or_many(kind, groups):
+    gate = built(kind((4, 6), groups=groups, sparsity=0.7), 9)
+
+    def ops_and_choice():
+        choose = tf.function(gate.choose).get_concrete_function(tf.TensorSpec([None, 9]))
+        for batch in (0, 1, 40):
+            h = np.random.default_rng(batch).standard_normal((batch, 9)).astype("float32")
+            yield from spread(*choose(tf.constant(h)), 24)
+        yield {op.type for op in choose.graph.get_operations()}
+
+    def spread(ids, gates, n):
+        y = np.zeros((len(ids), n), "float32")
+        np.put_along_axis(y, ids.numpy(), gates.numpy(), axis=1)
+        return y
+
+    *rows, op_types = ops_and_choice()
+    assert "BlockSparse>ChooseBlocks" in op_types and "TopKV2" not in op_types
+    with standard_ops():
+        *standard_rows, op_types = ops_and_choice()
+    assert not any(name.startswith("BlockSparse>") for name in op_types)
+    assert len(rows) == 41
+    np.testing.assert_allclose(rows, standard_rows, rtol=2e-5, atol=1e-6)
+
+
+def test_the_choice_of_inference_follows_a_schedule():
+    gate = bs.BlockGate((4, 5), sparsity=bs.GradualSparsity(0.8, begin_step=0, end_step=4, power=1))
+    gate.build((None, 9))
+    h = np.random.default_rng(0).standard_normal((3, 9)).astype("float32")
+    choose = tf.function(gate.choose)
+    for step, count in ((0, 20), (2, 12), (4, 4)):
+        gate.step.assign(step)
+        ids, gates = choose(tf.constant(h))
+        assert ids.shape == gates.shape == (3, count)
+
+
 def test_any_rank_of_input():
     gate = built(bs.BlockGate((2, 4), sparsity=0.5), 6)
     h = np.random.default_rng(0).standard_normal((2, 3, 5, 6)).astype("float32")
@@ -68,10 +106,6 @@ def test_exactly_k_are_kept_and_ties_go_to_the_lower_index(data):
     expected[order] = scores[order]
     for count in (k, tf.constant(k)):
         np.testing.assert_array_equal(keep_largest(tf.constant(scores[None]), count)[0], expected)
-        ids, kept = choose_largest(tf.constant(scores[None]), count)
-        np.testing.assert_array_equal(ids[0, :k], order)
-        np.testing.assert_array_equal(kept[0, :k], scores[order])
-        assert not np.any(kept[0, k:])
 
 
 def test_a_schedule_and_a_number_open_as_many():

@@ -13,11 +13,17 @@ import contextvars
 import dataclasses
 from collections.abc import Callable
 
+from tf_blocksparse.custom_ops.choose_blocks import choose_blocks, choose_blocks_reference, gate_scores
 from tf_blocksparse.custom_ops.dynamic_matmul import dynamic_block_matmul, dynamic_block_matmul_reference
 from tf_blocksparse.custom_ops.gather import block_sparse_gather
 from tf_blocksparse.custom_ops.low_precision_matmul import block_sparse_matmul_low_precision
 from tf_blocksparse.custom_ops.matmul import block_sparse_matmul
-from tf_blocksparse.custom_ops.portable import portable_gather, portable_matmul, portable_matmul_low_precision
+from tf_blocksparse.custom_ops.portable import (
+    portable_gate_scores,
+    portable_gather,
+    portable_matmul,
+    portable_matmul_low_precision,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,19 +35,33 @@ class Implementation:
         gather: as `block_sparse_gather`.
         matmul_low_precision: as `block_sparse_matmul_low_precision`.
         dynamic_matmul: as `dynamic_block_matmul`.
+        gate_scores: as `gate_scores`.
+        choose_blocks: as `choose_blocks`.
     """
 
     matmul: Callable
     gather: Callable
     matmul_low_precision: Callable
     dynamic_matmul: Callable
+    gate_scores: Callable
+    choose_blocks: Callable
 
 
 CUSTOM_OPS = Implementation(
-    block_sparse_matmul, block_sparse_gather, block_sparse_matmul_low_precision, dynamic_block_matmul
+    block_sparse_matmul,
+    block_sparse_gather,
+    block_sparse_matmul_low_precision,
+    dynamic_block_matmul,
+    gate_scores,
+    choose_blocks,
 )
 STANDARD_OPS = Implementation(
-    portable_matmul, portable_gather, portable_matmul_low_precision, dynamic_block_matmul_reference
+    portable_matmul,
+    portable_gather,
+    portable_matmul_low_precision,
+    dynamic_block_matmul_reference,
+    portable_gate_scores,
+    choose_blocks_reference,
 )
 _active = contextvars.ContextVar("tf_blocksparse_implementation", default=CUSTOM_OPS)
 

@@ -142,6 +142,23 @@ def portable_matmul_low_precision(
         return unflatten(ACTIVATIONS[activation](y), x, out_features)
 
 
+def portable_gate_scores(x, kernel, bias=None, name=None):
+    """`gate_scores` of standard ops: one dense product.
+
+    Args:
+        x: Tensor `[..., features]`, float32.
+        kernel: Tensor `[features, n]`, float32.
+        bias: Tensor `[n]`, float32, or None.
+        name: Optional name of the scope.
+
+    Returns:
+        Tensor `[..., n]`, float32.
+    """
+    with tf.name_scope(name or "gate_scores"):
+        y = tf.matmul(x, kernel)
+        return y if bias is None else y + bias
+
+
 def _product(x, blocks, indices, indptr, out_features, gates, order):
     """`x W` for a matrix x `[rows, in_features]`: `[rows, out_features]`."""
     height, width = static_or_dynamic(blocks, 1), static_or_dynamic(blocks, 2)

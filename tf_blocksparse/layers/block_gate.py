@@ -7,7 +7,8 @@ import numbers
 import keras
 from keras import ops
 
-from tf_blocksparse.layers.gate_values import choose_largest, keep_largest, normalize, num_open
+from tf_blocksparse.custom_ops.implementation import active
+from tf_blocksparse.layers.gate_values import keep_largest, normalize, num_open
 from tf_blocksparse.layers.step_counter import StepCounter
 
 
@@ -121,15 +122,15 @@ class BlockGate(keras.layers.Layer):
             h: `[examples, in]`.
 
         Returns:
-            `(block_ids, block_gates)`, int32 and float32 `[examples, groups * n]`. Block `i * cols + j` is that of
-            row i and column j. n is k; with a schedule it is the number of blocks, and the gates beyond k are zero.
+            `(block_ids, block_gates)`, int32 and float32 `[examples, groups * k]`. Block `i * cols + j` is that of
+            row i and column j.
         """
-        ids, gates = self._chosen(h)  # [examples, groups, n]
+        ids, gates = active().choose_blocks(self._inference_scores(h), self.num_open())  # [examples, groups, k]
         group_cols = self.mask_shape[1] // self.groups
         if self.groups > 1:
             first_cols = ops.expand_dims(ops.arange(self.groups, dtype="int32") * group_cols, 1)
             ids = ids // group_cols * self.mask_shape[1] + ids % group_cols + first_cols
-        ids, gates = (ops.reshape(t, (-1, self.groups * t.shape[-1])) for t in (ids, gates))
+        ids, gates = (ops.reshape(t, (-1, self.groups * ops.shape(t)[-1])) for t in (ids, gates))
         if self._receive is not None:
             spread = ops.one_hot(ids, math.prod(self.mask_shape)) * ops.expand_dims(gates, -1)
             self._tell(ops.reshape(ops.sum(spread, axis=1), (-1, *self.mask_shape)))
@@ -162,23 +163,26 @@ class BlockGate(keras.layers.Layer):
         """`[examples, in]` -> `[examples, groups, blocks]`."""
         return normalize(keep_largest(self._activations(h), self.num_open()), self.num_blocks)
 
-    def _chosen(self, h):
-        """`[examples, in]` -> indices of blocks of a group and their gates, both `[examples, groups, n]`."""
-        ids, kept = choose_largest(self._activations(h), self.num_open())
-        return ids, normalize(kept, self.num_blocks)
-
     def _activations(self, h):
         """Of the feed-forward layer: `[examples, groups, blocks]`."""
-        rows, cols = self.mask_shape
-        scores = ops.relu(self._feed_forward(h))
+        scores = ops.matmul(self._gate_inputs(h), ops.convert_to_tensor(self.kernel)) + self.bias
+        return ops.relu(self._by_group(scores))
+
+    def _inference_scores(self, h):
+        """What `choose()` takes the largest of, `[examples, groups, blocks]`: below zero is as good as zero."""
+        kernel, bias = ops.convert_to_tensor(self.kernel), ops.convert_to_tensor(self.bias)
+        return self._by_group(active().gate_scores(self._gate_inputs(h), kernel, bias))
+
+    def _gate_inputs(self, h):
+        return ops.cast(h, "float32")[:, self._start : self._stop]
+
+    def _by_group(self, scores):
+        """`[examples, rows * cols]` -> `[examples, groups, blocks]`."""
         if self.groups == 1:
             return ops.expand_dims(scores, 1)
+        rows, cols = self.mask_shape
         scores = ops.transpose(ops.reshape(scores, (-1, rows, self.groups, cols // self.groups)), (0, 2, 1, 3))
         return ops.reshape(scores, (-1, self.groups, self.num_blocks))
-
-    def _feed_forward(self, h):
-        h = ops.cast(h, "float32")[:, self._start : self._stop]
-        return ops.matmul(h, ops.convert_to_tensor(self.kernel)) + self.bias
 
     def _tell(self, gates):
         if self._receive is not None:

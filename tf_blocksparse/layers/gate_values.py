@@ -50,21 +50,6 @@ def keep_largest(scores, k):
     return ops.where(dropped, ops.zeros_like(scores), scores)
 
 
-def choose_largest(scores, k):
-    """The same choice as indices.
-
-    Returns:
-        `(ids, kept)`, both `[..., n]`, int32 and the dtype of `scores`, the largest first. For an int `k` n is k; for
-        a tensor n is the number of blocks, and what is not kept is zero.
-    """
-    num_blocks = scores.shape[-1]
-    if isinstance(k, int):
-        kept, ids = ops.top_k(scores, min(k, num_blocks))
-        return ops.cast(ids, "int32"), kept
-    kept, ids = ops.top_k(scores, num_blocks)
-    return ops.cast(ids, "int32"), ops.where(ops.arange(num_blocks) < k, kept, ops.zeros_like(kept))
-
-
 def normalize(kept, num_blocks):
     """Divides the gates of each example by their mean over all `num_blocks` blocks ([BDS] Equation 1).
 

@@ -4,7 +4,6 @@ import keras
 from keras import ops
 
 from tf_blocksparse.layers.block_gate import BlockGate
-from tf_blocksparse.layers.gate_values import choose_largest
 
 
 @keras.saving.register_keras_serializable("tf_blocksparse")
@@ -82,13 +81,14 @@ class SoftmaxBlockGate(BlockGate):
         pointed_at = ops.one_hot(ops.argmax(scores, axis=-1), self.num_blocks, dtype="float32")
         return self._scale() * ops.sum(pointed_at, axis=2)
 
-    def _chosen(self, h):
-        # Several may point at the same block, which must come once only.
-        return choose_largest(self._gates(h, training=False), self.num_open())
+    def _inference_scores(self, h):
+        # Several may point at the same block, which must come once only. Their mean is 1 and stays so.
+        return self._gates(h, training=False)
 
     def _activations(self, h):
         """Of all feed-forward layers, which have no ReLU: `[examples, groups, k, blocks]`."""
-        return ops.reshape(self._feed_forward(h), (-1, self.groups, self.num_open(), self.num_blocks))
+        scores = ops.matmul(self._gate_inputs(h), ops.convert_to_tensor(self.kernel)) + self.bias
+        return ops.reshape(scores, (-1, self.groups, self.num_open(), self.num_blocks))
 
     def _scale(self):
         return self.num_blocks / self.num_open()

@@ -24,6 +24,10 @@ double EstimateNanoseconds(const KernelTable& table, double elements, double bat
 
 int64_t UsefulWorkers(double nanoseconds, int64_t threads);
 
+// Work is cut into more parts than there are threads: who comes late, or loses its core for a while, leaves the rest to
+// the others.
+constexpr int64_t kPartsPerWorker = 4;
+
 }  // namespace blocksparse
 
 #endif  // TF_BLOCKSPARSE_KERNELS_CHOOSE_H_

@@ -86,7 +86,7 @@ class ProductWorker {
   DynamicJob job_ = {};
 };
 
-// Bounds [workers + 1] of features of y with about equal work in between.
+// Bounds [parts + 1] of features of y with about equal work in between.
 std::vector<int64_t> SplitFeatures(const KernelTable& table, const Grid& grid, const Groups& groups, int64_t threads) {
   const Axis& columns = grid.columns;
   const double elements = static_cast<double>(grid.block_elements());
@@ -103,11 +103,13 @@ std::vector<int64_t> SplitFeatures(const KernelTable& table, const Grid& grid, c
     done[j + 1] = done[j] + static_cast<double>(blocks) * read + static_cast<double>(entries) * multiply;
   }
   const int64_t workers = UsefulWorkers(done.back(), threads);
+  const int64_t parts = workers == 1 ? 1 : workers * kPartsPerWorker;
+  const bool whole = columns.lines >= 2 * parts;  // blocks are read faster in one piece
   std::vector<int64_t> bounds = {0};
-  for (int64_t w = 1; w < workers; ++w) {
-    const double target = done.back() * static_cast<double>(w) / static_cast<double>(workers);
+  for (int64_t p = 1; p < parts; ++p) {
+    const double target = done.back() * static_cast<double>(p) / static_cast<double>(parts);
     const int64_t j = std::upper_bound(done.begin() + 1, done.end() - 1, target) - done.begin() - 1;
-    const double share = (target - done[j]) / std::max(done[j + 1] - done[j], 1.0);
+    const double share = whole ? 0 : (target - done[j]) / std::max(done[j + 1] - done[j], 1.0);
     const int64_t within = static_cast<int64_t>(share * static_cast<double>(columns.Extent(j))) / kSplitColumns;
     bounds.push_back(std::max(bounds.back(), columns.Offset(j) + within * kSplitColumns));
   }
@@ -160,14 +162,14 @@ void DynamicKernels::Multiply(DynamicJob job, int64_t columns, int64_t examples)
 void RunDynamicProduct(const DynamicKernels& kernels, const Grid& grid, int64_t batch, const Groups& groups,
                        int64_t threads, const DynamicOperands& operands, const ParallelFor& parallel_for) {
   const std::vector<int64_t> bounds = SplitFeatures(kernels.common(), grid, groups, threads);
-  const int64_t workers = static_cast<int64_t>(bounds.size()) - 1;
-  const auto work = [&](int64_t worker) {
-    ProductWorker(kernels, grid, batch, groups, operands).Run(bounds[worker], bounds[worker + 1]);
+  const int64_t parts = static_cast<int64_t>(bounds.size()) - 1;
+  const auto work = [&](int64_t part) {
+    ProductWorker(kernels, grid, batch, groups, operands).Run(bounds[part], bounds[part + 1]);
   };
-  if (workers == 1) {
+  if (parts == 1) {
     work(0);
   } else {
-    parallel_for(workers, work);
+    parallel_for(parts, work);
   }
 }
 

@@ -20,8 +20,6 @@ constexpr int64_t kPanelEntries = 8192;
 constexpr double kLargeMatrix = 1024 * 1024;
 constexpr int64_t kTilesFloats = 1024 * 1024 / 4;
 
-constexpr int64_t kPartsPerWorker = 4;
-
 // The line after the last of a panel that begins with `line`.
 int64_t PanelEnd(const BlockIndex& index, int64_t line, int64_t end_line, int64_t entries) {
   const int32_t limit = static_cast<int32_t>(std::min<int64_t>(index.start[line] + entries, index.num_blocks));
@@ -208,10 +206,10 @@ ProductPlan PlanProduct(const KernelTable& table, const BlockIndex& index, int64
   const bool uneven = segments % plan.workers != 0 && segments < 4 * plan.workers;
   plan.split_lines = uneven || elements > kLargeMatrix;
   if (plan.split_lines) {
+    // No more parts than threads: lines that go from one core's cache to another's cost more than what is gained.
     plan.workers = std::min(plan.workers, lines.lines);
     plan.bounds = SplitLines(index, plan.workers);
   } else {
-    // More parts than threads: who is late, or loses its core for a while, leaves the rest to the others.
     if (plan.workers > 1) plan.workers = std::min(segments, plan.workers * kPartsPerWorker);
     plan.bounds = SplitSegments(plan.segments, batch, plan.workers);
   }
