@@ -5,8 +5,10 @@
     python cmake/compile_cuda.py sm_80 build/cuda/kernels.sm_80.cubin  # one image, and what each kernel of it needs
     python cmake/compile_cuda.py compute_80 build/cuda/kernels.ptx     # code that later drivers compile
     python cmake/compile_cuda.py --table build/cuda/*.sm_*.cubin build/cuda/kernels.ptx --output build/cuda/images.S
+    python cmake/compile_cuda.py --all 80 90 --output images.S  # for these and newer ones, in one file
 
-CMake calls it, an image at a time, so that they are made side by side and again only when a source has changed.
+CMake calls it, an image at a time, so that they are made side by side and again only when a source has changed. Bazel,
+which gives every command a directory of its own, wants all in one file.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import importlib.util
 import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,7 +104,26 @@ def missing():
     return f"no {LIBRARY}: pip install 'nvidia-cuda-nvrtc-cu12==12.9.*', or set TF_BLOCKSPARSE_NVRTC to its path"
 
 
-def write_table(images, output):
+def compile_all(nvrtc, architectures, output):
+    """Writes images for all architectures, and PTX for newer ones than 8.0, to one assembler file."""
+    with tempfile.TemporaryDirectory() as directory:
+        images = [Path(directory) / f"kernels.sm_{architecture}.cubin" for architecture in architectures]
+        for image in images:
+            compile_image(nvrtc, image.name.split(".")[1], image)
+        images.append(Path(directory) / "kernels.ptx")
+        compile_image(nvrtc, "compute_80", images[-1])
+        write_table(images, output, inline=True)
+
+
+def contents(path, inline):
+    """Lines of assembler with the bytes of a file, or with its path."""
+    if not inline:
+        return [f'  .incbin "{path.resolve()}"']
+    data = path.read_bytes()
+    return [f"  .byte {','.join(map(str, data[i : i + 64]))}" for i in range(0, len(data), 64)]
+
+
+def write_table(images, output, inline=False):
     """An assembler file that holds the images and blocksparse_cuda_images, the table of cuda/images.h."""
     lines = ["  .section .rodata"]
     rows = []
@@ -112,7 +134,7 @@ def write_table(images, output):
         else:
             architecture = int(re.search(r"\.sm_(\d+)\.cubin$", path.name)[1])
         # PTX is a text that ends with a zero.
-        lines += ["  .balign 64", f".Limage{number}:", f'  .incbin "{path.resolve()}"', "  .byte 0"]
+        lines += ["  .balign 64", f".Limage{number}:", *contents(path, inline), "  .byte 0"]
         rows += [f"  .quad .Limage{number}", f"  .quad {path.stat().st_size}", f"  .long {architecture}, {int(ptx)}"]
     lines += ['  .section .data.rel.ro,"aw"', "  .balign 8"]
     lines += [
@@ -134,6 +156,7 @@ def main():
     parser.add_argument("--find", action="store_true")
     parser.add_argument("--beside", type=Path, help="where to look for NVRTC first")
     parser.add_argument("--table", nargs="+", type=Path)
+    parser.add_argument("--all", nargs="+", type=int, metavar="ARCHITECTURE")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     if arguments.table:
@@ -142,10 +165,12 @@ def main():
     path = find_nvrtc(arguments.beside) or sys.exit(missing())
     if arguments.find:
         print("NVRTC {}.{},".format(*Nvrtc(path).version()), path)
+    elif arguments.all and arguments.output:
+        compile_all(Nvrtc(path), arguments.all, arguments.output)
     elif arguments.architecture and arguments.image:
         compile_image(Nvrtc(path), arguments.architecture, arguments.image)
     else:
-        parser.error("give --find, --table, or an architecture and an image")
+        parser.error("give --find, --table, --all and --output, or an architecture and an image")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -98,20 +99,52 @@ def test_build_file_and_cmake_name_the_same_sources():
     isa = {f"kernels/{stem}_{isa}.cc" for stem in stems for isa in ("generic", "avx2", "avx512")}
     isa |= {f"kernels/low_precision_avx512_{extension}.cc" for extension in ("bf16", "vnni")}
     elsewhere = {"kernels/reference.cc", "c_api/c_api.cc"}  # of the tests, and of the library for several versions
-    gpu = cuda_sources()
-    assert set(bazel) == cmake_sources() - elsewhere - gpu | isa, (
-        "BUILD (TensorFlow Serving) and CMakeLists.txt (pip) have to name the same sources, but for those of GPUs, "
-        "whose kernels Bazel cannot compile"
+    assert set(bazel) == cmake_sources() - elsewhere | isa, (
+        "BUILD (TensorFlow Serving) and CMakeLists.txt (pip) have to name the same sources"
     )
     files = {str(p.relative_to(SOURCES)) for p in SOURCES.rglob("*.cc")}
-    assert files == set(bazel) | elsewhere | gpu, "a source is in no build"
+    assert files == set(bazel) | elsewhere, "a source is in no build"
 
 
-def cuda_sources():
-    """What launches the kernels of GPUs, and their ops: no part of BUILD."""
-    lists = re.findall(r"set\(CUDA_(?:OP_)?SOURCES\n(.*?)\)", (ROOT / "CMakeLists.txt").read_text(), re.S)
-    assert len(lists) == 2
-    return set(re.findall(r"\$\{CC\}/(\w+/\w+\.cc)", "".join(lists)))
+def test_build_file_compiles_cuda_for_the_architectures_of_cmake():
+    cmake = re.search(r'TF_BLOCKSPARSE_CUDA_ARCHITECTURES "([\d;]+)"', (ROOT / "CMakeLists.txt").read_text())[1]
+    bazel = re.search(r"--all ([\d ]+) --output", (ROOT / "BUILD").read_text())[1]
+    assert bazel.split() == cmake.split(";")
+
+
+READ_IMAGES = """
+#include <cstdio>
+#include "tf_blocksparse/custom_ops/cc/cuda/images.h"
+int main() {
+  for (int i = 0; i < blocksparse_num_cuda_images; ++i) {
+    const BlocksparseCudaImage& image = blocksparse_cuda_images[i];
+    std::printf("%d %d ", image.architecture, image.is_ptx);
+    const auto* bytes = static_cast<const unsigned char*>(image.data);
+    for (unsigned long b = 0; b < image.bytes; ++b) std::printf("%02x", bytes[b]);
+    std::printf(" %d\\n", bytes[image.bytes]);
+  }
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++, as an assembler")
+@pytest.mark.parametrize("inline", [False, True])
+def test_the_table_of_cuda_images(inline, tmp_path, monkeypatch):
+    """As CMake takes it, with paths, and as Bazel does, with the bytes."""
+    monkeypatch.syspath_prepend(str(ROOT / "cmake"))
+    from compile_cuda import write_table
+
+    cubin, ptx = bytes(range(256)) * 3 + b"end", b".version 7.0\n.target sm_80\n"
+    (tmp_path / "kernels.sm_90.cubin").write_bytes(cubin)
+    (tmp_path / "kernels.ptx").write_bytes(ptx)
+    write_table([tmp_path / "kernels.sm_90.cubin", tmp_path / "kernels.ptx"], tmp_path / "images.S", inline)
+    if inline:
+        (tmp_path / "kernels.ptx").unlink()
+    (tmp_path / "main.cc").write_text(READ_IMAGES)
+    sources = [tmp_path / "main.cc", tmp_path / "images.S"]
+    subprocess.run(["g++", f"-I{ROOT}", *sources, "-o", tmp_path / "main"], check=True)
+    found = subprocess.run([tmp_path / "main"], check=True, capture_output=True, text=True).stdout.splitlines()
+    assert sorted(found) == [f"80 1 {ptx.hex()} 0", f"90 0 {cubin.hex()} 0"]
 
 
 def test_kernels_know_no_tensorflow():
