@@ -54,6 +54,7 @@ def plot_gates_by_class(model, x, labels, classes=None, path=None, examples=_EXA
         rows = gates[bounds[i] : bounds[i + 1]]
         image = axis.imshow(rows, cmap="viridis", vmin=0, vmax=gates.max(), aspect="auto", interpolation="nearest")
         axis.set(ylabel=f"class {label}\nexample")
+        axis.yaxis.get_major_locator().set_params(integer=True)
     axes[0].set_title(f"Block gates of {path}")
     axes[-1].set_xlabel(f"block (row by row, {cols} to a row)")
     figure.colorbar(image, ax=list(axes), label="gate (mean 1)")
