@@ -20,7 +20,6 @@ Reference: Hadifar, Deleu, Develder, Demeester: Block-wise Dynamic Sparseness (2
 
 import argparse
 import dataclasses
-import json
 import pathlib
 import sys
 import time
@@ -35,6 +34,7 @@ import tf_blocksparse as bs
 from models import text
 from models.dynamic_lm import PRESETS, filters, language_model, parameter_count, table_count
 from models.language_modelling import compile_model, copy_weights, perplexity, steps_in, train
+from models.runs import claim_directory
 
 KINDS = ("dense", "dynamic", "agp")
 WORDS = (16, 40)  # sequences and words of the validation text that gates are counted on
@@ -59,14 +59,10 @@ class Run:
 
     def _check_earlier_run(self):
         """Lets only a run of the same settings go on in the directory of an earlier one."""
-        options, file = self.options, self.options.out / "settings.json"
-        settings = {**dataclasses.asdict(self.preset), "vocabulary": len(self.corpus.vocabulary)}
+        options, settings = self.options, dataclasses.asdict(self.preset)
+        settings["vocabulary"] = len(self.corpus.vocabulary)
         settings.update(sparsity=options.sparsity, agp_block_shape=options.agp_block_shape, seed=options.seed)
-        written = json.dumps(settings, indent=1)
-        if file.exists() and file.read_text() != written:
-            raise FileExistsError(f"{file.parent} has a run of other settings: see {file.name}. Give another --out.")
-        options.out.mkdir(parents=True, exist_ok=True)
-        file.write_text(written)
+        claim_directory(options.out, settings)
 
     def new_model(self, kind, stateful=True):
         """A fresh model; all kinds start from the same distribution."""
