@@ -38,6 +38,7 @@ from tf_blocksparse.pruning import (
     ThresholdRamp,
     link_ranking,
     prune_blocks,
+    prune_once,
     strip_pruning,
 )
 from tf_blocksparse.regularizers import BlockGroupLasso, LHalf
@@ -83,6 +84,7 @@ __all__ = [
     "output_connections",
     "plots",
     "prune_blocks",
+    "prune_once",
     "report",
     "sparsify_training",
     "streaming_model",
