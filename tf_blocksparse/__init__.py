@@ -43,6 +43,7 @@ from tf_blocksparse.pruning import (
 )
 from tf_blocksparse.regularizers import BlockGroupLasso, LHalf
 from tf_blocksparse.report import report
+from tf_blocksparse.saved_model import saved_model_contents
 from tf_blocksparse.sparse_training import SparsifyTraining, sparsify_training
 from tf_blocksparse.streaming import streaming_model
 
@@ -86,6 +87,7 @@ __all__ = [
     "prune_blocks",
     "prune_once",
     "report",
+    "saved_model_contents",
     "sparsify_training",
     "streaming_model",
     "strip_pruning",
