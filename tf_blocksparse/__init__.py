@@ -8,6 +8,7 @@
 
 from tf_blocksparse import custom_ops as ops
 from tf_blocksparse import gate_plots, plots
+from tf_blocksparse.bench import bench
 from tf_blocksparse.block_gates import block_gates, computation, gate_usage
 from tf_blocksparse.bsr import BsrMatrix
 from tf_blocksparse.convert import convert
@@ -73,6 +74,7 @@ __all__ = [
     "SparsifyTraining",
     "SparsityHistory",
     "ThresholdRamp",
+    "bench",
     "block_gates",
     "computation",
     "convert",
