@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import os
 import pathlib
+import re
 import sys
 import tempfile
 import zipfile
@@ -74,10 +75,11 @@ def _why(error, options):
     text = str(error)
     if "safe_mode" in text or "unsafe" in text.lower():
         return "it has Lambda layers, which run code from the file. If you trust it: --unsafe."
-    if "Could not locate" in text or "Unknown layer" in text:
+    unknown = re.search(r"Could not locate [^.]*|Unknown layer[^.]*", text)
+    if unknown:
         hint = "Name the module that defines it: --import MODULE" + (" (another one)." if options.imports else ".")
-        return f"{one_line(text.split('. ')[0], 200)}. {hint}"
-    return one_line(error)
+        return f"{one_line(unknown[0], 200)}. {hint}"
+    return one_line(text.rsplit("Exception encountered:", 1)[-1])  # before it Keras writes the whole config
 
 
 def _import(modules):

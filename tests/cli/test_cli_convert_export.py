@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cli_cases import error_of, run, run_json
+from cli_cases import error_of, run_json
 
 IDS = np.arange(12).reshape(2, 6).astype("int32")
 
@@ -45,9 +45,9 @@ def test_convert_options(files, tmp_path):
 
 
 def test_measured(files, tmp_path):
-    status, out, err = run("convert", files / "pruned.keras", tmp_path / "fast.keras", "--batch", "2", "--steps", "3")
-    assert status == 0, err
-    assert "measured" in out and "at batch 2" in out and f"Wrote {tmp_path / 'fast.keras'}" in out
+    found = run_json("convert", files / "pruned.keras", tmp_path / "fast.keras", "--batch", "2", "--steps", "3")
+    notes = {w["path"]: w["note"] for w in found["weights"]}
+    assert "measured" in notes["rnn/kernel"] and "at batch 2" in notes["rnn/kernel"]  # whether it gained or not
 
 
 def test_portable_streams(files, tmp_path):
