@@ -81,7 +81,7 @@ def test_every_block_runs_or_says_why_not(page):
 
 def test_links_lead_to_files():
     for page in (ROOT / "README.md", *PAGES):
-        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", FENCES.sub("", page.read_text())):
             if not link.startswith("http"):
                 assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
