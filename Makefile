@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := $(shell find tf_blocksparse/custom_ops/cc cmake -type f) setup.py pyproject.toml CMakeLists.txt
 
-.PHONY: demo test test-all cc-test cc-sanitize cc-test-aarch64 fuzz test-c-api lint bench gpu-check clean
+.PHONY: demo test test-all cc-test cc-sanitize cc-test-aarch64 fuzz test-c-api lint docs bench gpu-check clean
 
 demo: $(INSTALLED)
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m models.word_lm
@@ -69,6 +69,11 @@ cc-test-aarch64: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The reference of all public functions and classes, from their docstrings. The guides are in docs/.
+docs: $(INSTALLED)
+	$(BIN)/python -m pdoc --docformat google --no-show-source --output-directory build/docs \
+	    tf_blocksparse tf_blocksparse.custom_ops
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/matmul.py --gradients \

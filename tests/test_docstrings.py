@@ -36,6 +36,7 @@ MODULES = [
     "pruning.gradual_sparsity",
     "pruning.hard_threshold",
     "pruning.iterative_pruning",
+    "pruning.once",
     "pruning.prune",
     "pruning.schedule",
     "pruning.threshold_ramp",

@@ -58,7 +58,7 @@ def test_inputs_of_the_users(model, tmp_path):
 
 def test_off_by_default(model, tmp_path):
     bs.export(model, tmp_path / "1")
-    assert not (tmp_path / "1" / "assets.extra").exists()
+    assert not (tmp_path / "1" / "assets.extra" / "tf_serving_warmup_requests").exists()
 
 
 def test_without_the_package_the_log_says_so(model, tmp_path, monkeypatch, caplog):
@@ -72,7 +72,7 @@ def test_without_the_package_the_log_says_so(model, tmp_path, monkeypatch, caplo
     monkeypatch.setattr(builtins, "__import__", without)
     bs.export(model, tmp_path / "1", warmup=True)
     assert "no warmup record, as tensorflow-serving-api is not installed" in caplog.text
-    assert not (tmp_path / "1" / "assets.extra").exists()
+    assert not (tmp_path / "1" / "assets.extra" / "tf_serving_warmup_requests").exists()
     assert (tmp_path / "1" / "saved_model.pb").exists()
 
 
@@ -91,4 +91,4 @@ def test_without_the_package_the_log_says_so(model, tmp_path, monkeypatch, caplo
 def test_errors(warmup, error, message, model, tmp_path):
     with pytest.raises(error, match=message):
         bs.export(model, tmp_path / "1", warmup=warmup)
-    assert not (tmp_path / "1" / "assets.extra").exists()
+    assert not (tmp_path / "1" / "assets.extra" / "tf_serving_warmup_requests").exists()

@@ -8,6 +8,7 @@
 
 from tf_blocksparse import custom_ops as ops
 from tf_blocksparse import gate_plots, plots
+from tf_blocksparse.bench import bench
 from tf_blocksparse.block_gates import block_gates, computation, gate_usage
 from tf_blocksparse.bsr import BsrMatrix
 from tf_blocksparse.convert import convert
@@ -38,10 +39,12 @@ from tf_blocksparse.pruning import (
     ThresholdRamp,
     link_ranking,
     prune_blocks,
+    prune_once,
     strip_pruning,
 )
 from tf_blocksparse.regularizers import BlockGroupLasso, LHalf
 from tf_blocksparse.report import report
+from tf_blocksparse.saved_model import saved_model_contents
 from tf_blocksparse.sparse_training import SparsifyTraining, sparsify_training
 from tf_blocksparse.streaming import streaming_model
 
@@ -71,6 +74,7 @@ __all__ = [
     "SparsifyTraining",
     "SparsityHistory",
     "ThresholdRamp",
+    "bench",
     "block_gates",
     "computation",
     "convert",
@@ -83,7 +87,9 @@ __all__ = [
     "output_connections",
     "plots",
     "prune_blocks",
+    "prune_once",
     "report",
+    "saved_model_contents",
     "sparsify_training",
     "streaming_model",
     "strip_pruning",

@@ -91,10 +91,10 @@ def convert(
     chooser = Chooser(block_shape, dtype, product_dtype, min_sparsity, sizes if measure else (), time_steps)
     choices = _choices(model, chooser)
     converted = _copy(model, lambda layer: _convert_layer(layer, choices[id(layer)], dtype, product_dtype))
-    pairs = list(_pairs(model, converted))
-    if not any(is_twin(twin) for _, twin in pairs):
+    copies = list(pairs(model, converted))
+    if not any(is_twin(twin) for _, twin in copies):
         _nothing_gained(model, choices.values())
-    for layer, twin in pairs:
+    for layer, twin in copies:
         copy_weights(layer, twin)
         remember(twin, choices[id(layer)])
     if calibration_data is not None:
@@ -120,7 +120,7 @@ def leaves(model):
     Raises:
         ValueError: if it is a subclassed model, or has one in it.
     """
-    return list({id(leaf): leaf for leaf, _ in _pairs(model, model)}.values())
+    return list({id(leaf): leaf for leaf, _ in pairs(model, model)}.values())
 
 
 def _check_arguments(model, dtype, product_dtype, min_sparsity, time_steps):
@@ -232,19 +232,19 @@ def _copy_model(model, copy_leaf):
     return copied
 
 
-def _pairs(layer, copied):
-    """Yields `(layer, its copy)` for all layers that `_copy()` handed to `copy_leaf`."""
+def pairs(layer, copied):
+    """Yields `(layer, its copy)` for all layers that `convert()` converts or copies as a whole."""
     if isinstance(layer, keras.Model):
         _check_graph(layer)
         for inner, inner_copy in zip(layer.layers, copied.layers, strict=True):
-            yield from _pairs(inner, inner_copy)
+            yield from pairs(inner, inner_copy)
     elif isinstance(layer, PruneBlocks):
-        yield from _pairs(layer.layer, copied)
+        yield from pairs(layer.layer, copied)
     elif isinstance(layer, keras.layers.Bidirectional):
-        yield from _pairs(layer.forward_layer, copied.forward_layer)
-        yield from _pairs(layer.backward_layer, copied.backward_layer)
+        yield from pairs(layer.forward_layer, copied.forward_layer)
+        yield from pairs(layer.backward_layer, copied.backward_layer)
     elif isinstance(layer, keras.layers.TimeDistributed):
-        yield from _pairs(layer.layer, copied.layer)
+        yield from pairs(layer.layer, copied.layer)
     else:
         yield layer, copied
 

@@ -9,10 +9,10 @@ import tensorflow as tf
 from tf_blocksparse.custom_ops import implementation
 from tf_blocksparse.pruning import pruned_weights
 from tf_blocksparse.pruning.prune import check_layer
+from tf_blocksparse.saved_model import CUSTOM_OP_PREFIX, write_grids
 from tf_blocksparse.signatures import signature_of
 from tf_blocksparse.warmup import check_warmup, write_warmup
-
-_PREFIX = "BlockSparse>"  # of the names of all custom ops
+from tf_blocksparse.weight_reports import sparse_weights_by_path
 
 
 def export(model, path, portable=False, signatures=None, resources=(), warmup=False):
@@ -68,6 +68,7 @@ def export(model, path, portable=False, signatures=None, resources=(), warmup=Fa
         if portable:
             _check_portable(traced)
         _write(models, traced, resources, str(path))
+    write_grids({name: weight for m in models for name, weight in sparse_weights_by_path(m).items()}, path)
     if warmup is not False:
         write_warmup(path, warmup)
     return path
@@ -100,7 +101,7 @@ def _check_portable(traced):
     for name, function in traced.items():
         graph = function.get_concrete_function().graph.as_graph_def()
         nodes = [*graph.node, *(node for inner in graph.library.function for node in inner.node_def)]
-        custom = sorted({node.op for node in nodes if node.op.startswith(_PREFIX)})
+        custom = sorted({node.op for node in nodes if node.op.startswith(CUSTOM_OP_PREFIX)})
         if custom:
             raise ValueError(
                 f"The signature {name!r} cannot be portable: it calls {', '.join(custom)} itself, or a tf.function "

@@ -5,11 +5,14 @@ none of them, nothing that the neuron says is heard: in the paper's model with 8
 no output left, in the one with 94 %, which is much worse, 1620.
 """
 
+import os
+
 import keras
 import numpy as np
 
 from tf_blocksparse.layers.block_sparse_weight import BlockSparseWeight
 from tf_blocksparse.pruning.weights import layer_paths, prunable_weights
+from tf_blocksparse.saved_model import saved_model_contents
 
 
 def output_connections(model, dense=False):
@@ -19,7 +22,7 @@ def output_connections(model, dense=False):
     at one position of the kernel, of an embedding one word. A recurrent layer's gates count together.
 
     Args:
-        model: a built `keras.Model` or layer: pruned, stripped or converted.
+        model: a built `keras.Model` or layer: pruned, stripped or converted. Or the path of a SavedModel.
         dense: bool, whether to count weights without any zero as well.
 
     Returns:
@@ -40,6 +43,8 @@ def output_connections(model, dense=False):
     Reference:
         [BSR] appendix B.2, Figure 4b; Narang et al., 2017, https://arxiv.org/abs/1711.02782
     """
+    if isinstance(model, (str, os.PathLike)):
+        return _stored_counts(model, dense)
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(
             f"output_connections() takes a Keras model or layer. Received: {model!r} of type {type(model).__name__}."
@@ -84,9 +89,22 @@ def neurons_without_output(model, dense=False):
     return {path: int(np.sum(counts == 0)) for path, counts in output_connections(model, dense).items()}
 
 
+def _stored_counts(path, dense):
+    counts = {}
+    for w in saved_model_contents(path).weights:
+        if dense or w.bsr is not None or not w.matrix.all():
+            name = _of_twin(w.path)
+            counts[name] = counts.get(name, 0) + np.count_nonzero(w.matrix, axis=1)
+    return counts
+
+
+def _of_twin(name):
+    """A GRU with reset_after=False stores two parts of its recurrent kernel: the same neurons, more outputs."""
+    return name.replace("candidate_kernel", "recurrent_kernel")
+
+
 def _converted_matrices(layer):
     """Yields `(name in the Keras twin, array [in, out])` of the block-sparse weights of a layer."""
     for value in vars(layer).values():
         if isinstance(value, BlockSparseWeight):
-            # A GRU with reset_after=False stores two parts of its recurrent kernel: the same neurons, more outputs.
-            yield value.name.replace("candidate_kernel", "recurrent_kernel"), value.bsr().to_dense()
+            yield _of_twin(value.name), value.bsr().to_dense()

@@ -5,6 +5,8 @@
 >>> plot_sparsity_by_layer({"4 x 4": model, "16 x 16": other}).savefig("layers.png")
 """
 
+import os
+
 import keras
 import numpy as np
 
@@ -22,7 +24,7 @@ def plot_pruning(model, history=None):
     """Draws sparsity and threshold over time, if recorded, and the block mask of every pruned or block-sparse weight.
 
     Args:
-        model: a pruned or converted `keras.Model`.
+        model: a pruned or converted `keras.Model`, or the path of a SavedModel.
         history: a `SparsityHistory` of its training, or None.
 
     Returns:
@@ -38,7 +40,7 @@ def plot_pruning(model, history=None):
     figure_of = figure_class()
     masks = block_masks(model)
     if not masks:
-        raise ValueError(f"Nothing in {model.name!r} is pruned or block-sparse, so there is no mask to draw.")
+        raise ValueError(f"Nothing in {_name(model)!r} is pruned or block-sparse, so there is no mask to draw.")
     columns = min(2, len(masks))
     rows = -(-len(masks) // columns)
     heights = [3.4 + 0.24 * _legend_rows(history), 3.0 * rows] if history else [3.0 * rows]
@@ -81,7 +83,8 @@ def plot_output_connections(models, dense=False):
     counted together, as in the paper.
 
     Args:
-        models: a built `keras.Model`, pruned, stripped or converted, or a dict from labels to models.
+        models: a built `keras.Model`, pruned, stripped or converted, the path of a SavedModel, or a dict from labels
+            to these.
         dense: bool, whether to count weights without any zero as well.
 
     Returns:
@@ -101,7 +104,7 @@ def plot_output_connections(models, dense=False):
         found = output_connections(model, dense)
         if not found:
             raise ValueError(
-                f"No weight of {model.name!r} has zeros, so every neuron has all its output connections. Prune it "
+                f"No weight of {_name(model)!r} has zeros, so every neuron has all its output connections. Prune it "
                 "first, or pass dense=True."
             )
         counts[label] = np.concatenate(list(found.values()))
@@ -123,8 +126,9 @@ def plot_sparsity_by_layer(models):
     """Draws the sparsity of every pruned or block-sparse weight as bars, in the order of the model.
 
     Args:
-        models: a pruned or converted `keras.Model`, or a dict from labels to models. Weights of the same path stand
-            side by side; if all models have matrices of the same shapes, weights of the same place.
+        models: a pruned or converted `keras.Model` or the path of a SavedModel, or a dict from labels to these. Weights
+            of the same path stand side by side; if all models have matrices of the same shapes, weights of the same
+            place.
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -167,7 +171,7 @@ def _rows_with_blocks(model):
     found = [w for w in report(model).weights if w.block_shape is not None]
     if not found:
         raise ValueError(
-            f"Nothing in {model.name!r} is pruned or block-sparse, so it has no sparsity by block to draw."
+            f"Nothing in {_name(model)!r} is pruned or block-sparse, so it has no sparsity by block to draw."
         )
     return found
 
@@ -231,14 +235,18 @@ def _bin_edges(largest):
 
 def _labelled(models):
     """Dict from label to model."""
-    models = models if isinstance(models, dict) else {getattr(models, "name", ""): models}
+    models = models if isinstance(models, dict) else {_name(models): models}
     for model in models.values():
-        if not isinstance(model, keras.layers.Layer):
+        if not isinstance(model, (keras.layers.Layer, str, os.PathLike)):
             raise TypeError(
                 "Expected a Keras model or a dict from labels to models. Received: "
                 f"{model!r} of type {type(model).__name__}."
             )
     return models
+
+
+def _name(model):
+    return os.fspath(model) if isinstance(model, (str, os.PathLike)) else getattr(model, "name", "")
 
 
 def figure_class():

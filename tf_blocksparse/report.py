@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import math
+import os
 
 import keras
 from keras import ops
@@ -11,8 +12,8 @@ from rich.table import Table
 
 from tf_blocksparse.convert import differences_of
 from tf_blocksparse.pruning import pruned_weights
-from tf_blocksparse.pruning.weights import layer_paths
-from tf_blocksparse.weight_reports import WeightReport, sparse_weights, weight_reports
+from tf_blocksparse.saved_model import saved_model_contents
+from tf_blocksparse.weight_reports import WeightReport, sparse_weights_by_path, stored_reports, weight_reports
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +162,8 @@ def report(model):
     """Says of every weight matrix of a model whether it is sparse, how much, what it takes, and why not.
 
     Args:
-        model: a built `keras.Model` or layer: dense, pruned, stripped or converted.
+        model: a built `keras.Model` or layer: dense, pruned, stripped or converted. Or the path of a SavedModel, whose
+            weights are read from its files: no Python model is needed.
 
     Returns:
         A `Report`: prints as a table, with 32-bit bytes and the totals in its last row; `.weights` has a
@@ -169,27 +171,36 @@ def report(model):
         all of it.
 
     Raises:
-        TypeError: if `model` is no Keras layer or model.
-        ValueError: if it has no weights yet.
+        TypeError: if `model` is no Keras layer or model, and no path.
+        FileNotFoundError: if there is no SavedModel at the path.
+        ValueError: if the model has no weights yet, or the SavedModel cannot be read.
 
     Example:
 
     >>> print(report(model))
+    >>> print(report("served/1"))
     >>> report(model).weights[0].sparsity
     """
+    if isinstance(model, (str, os.PathLike)):
+        return Report(os.fspath(model), tuple(stored_reports(saved_model_contents(model).weights)))
     if not isinstance(model, keras.layers.Layer):
-        raise TypeError(f"report() takes a Keras model or layer. Received: {model!r} of type {type(model).__name__}.")
+        received = f"{model!r} of type {type(model).__name__}"
+        raise TypeError(f"report() takes a Keras model or layer, or the path of a SavedModel. Received: {received}.")
     if not model.built:
         raise ValueError(f"{model.name!r} is not built: it has no weights yet. Call it once.")
     return Report(model.name, tuple(weight_reports(model)), differences_of(model))
 
 
 def block_masks(model):
-    """Masks of all pruned and block-sparse weights: dict from path to bool `[grid rows, grid cols]`, True = kept."""
+    """Masks of all pruned and block-sparse weights: dict from path to bool `[grid rows, grid cols]`, True = kept.
+
+    Takes what `report()` takes.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        return {w.path: w.bsr.block_mask for w in saved_model_contents(model).weights if w.bsr is not None}
     masks = {}
-    for place in layer_paths(model):
-        for weight in sparse_weights(place.layer):
-            masks[f"{place.path}/{weight.name}"] = weight.bsr().block_mask
+    for path, weight in sparse_weights_by_path(model).items():
+        masks[path] = weight.bsr().block_mask
     for weight in pruned_weights(model):
         if weight.pruning.grid is not None:
             masks[weight.path] = ops.convert_to_numpy(weight.pruning.block_mask)

@@ -39,7 +39,7 @@ def write_warmup(path, warmup):
     signatures = tf.saved_model.load(str(path)).signatures
     names = ["serving_default"] if isinstance(warmup, dict) else sorted(signatures)
     requests = {name: _inputs(name, signatures[name], warmup) for name in names}
-    (path / "assets.extra").mkdir()
+    (path / "assets.extra").mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path / "assets.extra" / WARMUP_FILE)) as writer:
         for name, inputs in requests.items():
             request = predict_pb2.PredictRequest(

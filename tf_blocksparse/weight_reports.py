@@ -78,6 +78,23 @@ def sparse_weights(layer):
     return [v for v in vars(layer).values() if isinstance(v, BlockSparseWeight)]
 
 
+def sparse_weights_by_path(model):
+    """The `BlockSparseWeight`s of a model: dict from the path, as in `"lstm/recurrent_kernel"`."""
+    return {f"{p.path}/{weight.name}": weight for p in layer_paths(model) for weight in sparse_weights(p.layer)}
+
+
+def stored_reports(weights):
+    """Yields a `WeightReport` for each `StoredWeight` of a SavedModel."""
+    for w in weights:
+        looked_up = w.path.rpartition("/")[2] == "embeddings"
+        held = {"shape": w.shape, "stored_bytes": w.stored_bytes, "stored_dtype": w.stored_dtype}
+        if w.bsr is None:
+            yield _dense_row(w.path, held, w.matrix, not looked_up, w.note)
+        else:
+            note = "; ".join(filter(None, (w.note, "" if w.bsr.num_blocks else _NO_BLOCK)))
+            yield _sparse_row(w.path, held, w.bsr, not looked_up, note)
+
+
 class _Reporter:
     """Goes through the weights of a model."""
 
@@ -110,11 +127,11 @@ class _Reporter:
         if weight is None:
             path, note = f"{place.path}/{variable.name}", f"cannot be pruned: {self._problem(place.layer, variable)}"
             w = MatrixView().to_matrix(ops.convert_to_numpy(variable))
-            return _dense_row(path, variable, w, variable.name != "beta", note)
+            return _dense_row(path, _held(variable), w, variable.name != "beta", note)
         if weight.pruning is not None:
             return _pruned_row(weight, self._why_not_converted(weight))
         note = "left alone: not selected by prune_blocks()" if self._any_pruned else self._why_not_converted(weight)
-        return _dense_row(weight.path, variable, weight.matrix(), weight.kind != "embedding", note)
+        return _dense_row(weight.path, _held(variable), weight.matrix(), weight.kind != "embedding", note)
 
     def _problem(self, owner, variable):
         """Why a weight cannot be pruned."""
@@ -141,12 +158,17 @@ class _Reporter:
         return problem or ("not converted" if self._any_converted else "not converted yet")
 
 
-def _dense_row(path, variable, w, multiplies, note):
+def _held(variable):
+    """What a row says of a variable that holds a whole weight: a dict."""
+    nbytes = ops.convert_to_numpy(variable).nbytes
+    return {"shape": tuple(variable.shape), "stored_bytes": nbytes, "stored_dtype": variable.dtype}
+
+
+def _dense_row(path, held, w, multiplies, note):
     """The row of a weight without blocks; `w` is its matrix `[in, out]`."""
     return WeightReport(
         path=path,
         state="dense",
-        shape=tuple(variable.shape),
         block_shape=None,
         grid=None,
         num_blocks=None,
@@ -154,9 +176,8 @@ def _dense_row(path, variable, w, multiplies, note):
         multiply_adds=w.size if multiplies else 0,
         bsr_bytes=None,
         bsr_bytes_16=None,
-        stored_bytes=ops.convert_to_numpy(variable).nbytes,
-        stored_dtype=variable.dtype,
         note=note,
+        **held,
         **_of_elements(w),
     )
 
@@ -180,10 +201,8 @@ def _pruned_row(weight, why_not_converted):
     return WeightReport(
         path=weight.path,
         state="pruned",
-        shape=tuple(weight.variable.shape),
-        stored_bytes=ops.convert_to_numpy(weight.variable).nbytes,
-        stored_dtype=weight.variable.dtype,
         note="; ".join(notes),
+        **_held(weight.variable),
         **_of_blocks(grid, block_mask, weight.kind != "embedding"),
         **_of_elements(w),
     )
@@ -192,14 +211,23 @@ def _pruned_row(weight, why_not_converted):
 def _converted_row(place, weight, choice):
     matrix = weight.bsr()
     measured = "" if choice is None else choice.note(weight.name)
+    held = {
+        "shape": weight.grid.shape,
+        "stored_bytes": sum(ops.convert_to_numpy(v).nbytes for v in weight.variables),
+        "stored_dtype": weight.storage_dtype,
+    }
+    note = measured if matrix.num_blocks else _NO_BLOCK
+    return _sparse_row(f"{place.path}/{weight.name}", held, matrix, weight.name != "embeddings", note)
+
+
+def _sparse_row(path, held, matrix, multiplies, note):
+    """The row of a weight of which blocks are stored, a `BsrMatrix`."""
     return WeightReport(
-        path=f"{place.path}/{weight.name}",
+        path=path,
         state="block-sparse",
-        shape=weight.grid.shape,
-        stored_bytes=sum(ops.convert_to_numpy(v).nbytes for v in weight.variables),
-        stored_dtype=weight.storage_dtype,
-        note=measured if matrix.num_blocks else _NO_BLOCK,
-        **_of_blocks(weight.grid, matrix.block_mask, weight.name != "embeddings"),
+        note=note,
+        **held,
+        **_of_blocks(matrix.grid, matrix.block_mask, multiplies),
         **_of_elements(matrix.to_dense()),
     )
 

@@ -7,6 +7,7 @@ from tf_blocksparse.pruning.gradual_sparsity import GradualSparsity
 from tf_blocksparse.pruning.hard_threshold import HardThreshold
 from tf_blocksparse.pruning.history import SparsityHistory
 from tf_blocksparse.pruning.iterative_pruning import IterativePruning
+from tf_blocksparse.pruning.once import prune_once
 from tf_blocksparse.pruning.optimizers import KeepBlocksZero
 from tf_blocksparse.pruning.prune import prune_blocks
 from tf_blocksparse.pruning.strip import strip_pruning
@@ -28,6 +29,7 @@ __all__ = [
     "ThresholdRamp",
     "link_ranking",
     "prune_blocks",
+    "prune_once",
     "pruned_weights",
     "strip_pruning",
 ]
