@@ -110,7 +110,7 @@ def test_blocks_stay_zero_all_along(data, one_block, tmp_path):
     assert all(z.any() for z in zero)
 
 
-@pytest.mark.parametrize("width,millions", [(1.0, 4.2), (0.75, 2.6), (0.5, 1.3), (0.25, 0.47)])
+@pytest.mark.parametrize("width,millions", [(1.0, 4.2), (0.75, 2.6), (0.5, 1.33), (0.25, 0.47)])
 def test_sizes_are_those_of_the_papers(width, millions):
     model = mobilenet.mobilenet(1000, mobilenet.PRESETS["paper"], width)
     trained = sum(np.prod(weight.shape) for weight in model.trainable_weights)
