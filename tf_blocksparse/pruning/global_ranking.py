@@ -33,7 +33,8 @@ class GlobalRanking:
         self._kept.assign(kept)
         self._made_at.assign(ops.where(first, step, ops.convert_to_tensor(self._made_at)))
         position = next(i for i, (member, _) in enumerate(self._members) if member is constraint)
-        mine = ops.split(kept, [sum(self._sizes[: i + 1]) for i in range(len(self._sizes) - 1)])[position]
+        start = sum(self._sizes[:position])
+        mine = kept[start : start + self._sizes[position]]
         mask = ops.convert_to_tensor(constraint.block_mask)
         return ops.where(due, ops.logical_and(mask, ops.reshape(mine, mask.shape)), mask)
 
