@@ -79,7 +79,9 @@ class Run:
         """Trains a model, or goes on training it: the model that keeps state."""
         model, out = self.new_model(kind), self.options.out
         if kind == "agp":
-            bs.prune_blocks(model, self.options.agp_block_shape, self.ramps["agp"], include=f"{self.preset.cell}_*")
+            bs.prune_blocks(
+                model, self.options.agp_block_shape, self.ramps["agp"], include=f"{self.preset.cell}_[0-9]*"
+            )
         compile_model(model, self.preset)
         callbacks = runs.callbacks(out, kind, self.options.tensorboard, kind == "agp")
         train(model, self.corpus, self.preset, self.preset.epochs, callbacks)
@@ -166,7 +168,7 @@ def sweep_task(data, preset, settings):
         return language_model(words, preset, "dynamic", schedule, preset.batch_size, stateful=True)
 
     corpus = text.load_directory(data, preset.max_vocabulary)
-    return LanguageModelTask(corpus, preset, build, include=f"{preset.cell}_*")
+    return LanguageModelTask(corpus, preset, build, include=f"{preset.cell}_[0-9]*")
 
 
 def chosen_preset(options):
