@@ -42,6 +42,7 @@ def cells_of(printed, kind):
     return [cell.strip() for cell in row.strip("|").split("|")]
 
 
+@pytest.mark.exhaustive
 def test_it_learns_twenty_sentences_by_heart(data, tiny, tmp_path, capsys):
     translator.main(["--data", str(data), "--out", str(tmp_path / "out"), "--models", "dense"])
     cells = cells_of(capsys.readouterr().out, "dense")
@@ -133,6 +134,7 @@ def test_padding_changes_nothing(small_model):
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(data, tiny, tmp_path, monkeypatch):
     arguments = [
         "--data",
