@@ -38,6 +38,10 @@ class SmallDevice : public DeviceBase {
     set_tensorflow_cpu_worker_threads(&threads_);
   }
   Allocator* GetAllocator(AllocatorAttributes) override { return HeapAllocator(); }
+  const std::string& name() const override {  // of errors that say where memory ran out
+    static const auto* name = new std::string("fuzz");
+    return *name;
+  }
 
  private:
   thread::ThreadPool pool_;
