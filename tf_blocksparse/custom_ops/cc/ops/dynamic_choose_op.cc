@@ -73,6 +73,7 @@ class ChooseBlocksOp : public OpKernel {
     Tensor* gates = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, shape, &ids));
     OP_REQUIRES_OK(context, context->allocate_output(1, shape, &gates));
+    if (shape.num_elements() == 0) return;  // without room for the keys of all blocks
     const BlockChoice choice = {scores.unaligned_flat<float>().data(), batch, blocks, count, epsilon_,
                                 ids->unaligned_flat<int32_t>().data(), gates->unaligned_flat<float>().data()};
     const int64_t workers = ChooseWorkers(choice, NumThreads(context));
