@@ -14,7 +14,7 @@ FAST = dict(batch_size=2, time_steps=3, seconds=1e-3)
 def model():
     ids = keras.Input((None,), dtype="int32", name="ids")
     x = layers.Embedding(40, 16, name="words")(ids)
-    x = layers.Bidirectional(layers.SimpleRNN(8, return_sequences=True), name="both")(x)
+    x = layers.Bidirectional(layers.SimpleRNN(8, return_sequences=True, name="simple_rnn"), name="both")(x)
     x = layers.Conv1D(4, 1, name="convolution")(x)
     inner = keras.Sequential([keras.Input((None, 4)), layers.Dense(8, name="inner")], name="nested")
     model = keras.Model(ids, layers.Dense(5, name="out")(inner(x)), name="tagger")

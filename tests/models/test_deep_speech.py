@@ -58,6 +58,7 @@ def test_it_learns_to_spell(data, tmp_path, capsys):
     assert float(row[5].split()[0]) < 15 and float(row[6]) < 15, "a speaker whom it was not trained on"
 
 
+@pytest.mark.exhaustive
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(data, tmp_path, monkeypatch):
     """With pruning, whose masks and steps go on, and SpecAugment, whose masks are those of the epoch."""
     arguments = ["--data", str(data), "--models", "dense", "bp", "--time-mask", "4", "--frequency-mask", "3", "--out"]
