@@ -152,3 +152,12 @@ def test_columns_and_totals():
     elements = [w.matrix_shape[0] * w.matrix_shape[1] for w in report.weights]
     assert totals["weight_sparsity"] == pytest.approx(np.average(columns["weight_sparsity"], weights=elements))
     assert f"{totals['multiply_adds']:,}" in str(report)
+
+
+def test_layers_that_choose_their_blocks():
+    layer = bs.DynamicBlockDense(8, block_shape=4, sparsity=0.5, name="dynamic")
+    found = {w.path: w.note for w in bs.report(keras.Sequential([keras.Input((8,)), layer])).weights}
+    assert found == {
+        "dynamic/kernel": "blocks are chosen for each input: see computation()",
+        "dynamic/block_gate/kernel": "cannot be pruned: it computes block gates",
+    }

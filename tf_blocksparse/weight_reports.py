@@ -7,6 +7,8 @@ from keras import ops
 
 from tf_blocksparse import blocks
 from tf_blocksparse.choice import choice_of
+from tf_blocksparse.dynamic_twins import is_dynamic
+from tf_blocksparse.layers import BlockGate
 from tf_blocksparse.layers.block_sparse_weight import BlockSparseWeight
 from tf_blocksparse.matrix_view import MatrixView
 from tf_blocksparse.pruning.weights import layer_paths, prunable_weights, sublayers, weights_with_constraint
@@ -135,6 +137,8 @@ class _Reporter:
 
     def _problem(self, owner, variable):
         """Why a weight cannot be pruned."""
+        if isinstance(owner, BlockGate):
+            return "it computes block gates"
         for weight in self._problems:
             # DepthwiseConv2D calls its depthwise kernel "kernel".
             named_alike = weight.variable is None and weight.name.endswith(variable.name)
@@ -152,6 +156,8 @@ class _Reporter:
 
     def _why_dense(self, layer):
         """Why a layer that `convert()` did not make, or that was loaded since, is not block-sparse."""
+        if is_dynamic(layer):
+            return "blocks are chosen for each input: see computation()"
         problem = why_no_twin(layer)
         if problem is None and not any(_zeros(weight.matrix()) for weight in prunable_weights(layer)):
             problem = "it has no zeros to skip"
