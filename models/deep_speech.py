@@ -21,7 +21,6 @@ import argparse
 import dataclasses
 import pathlib
 import sys
-import time
 
 import keras
 import numpy as np
@@ -244,7 +243,7 @@ def parse(arguments=None):
     if len(options.block_shape) > 2 or min(options.block_shape) < 1:
         parser.error(f"--block-shape {options.block_shape}: expected height and width, 1 or more each")
     options.block_shape = (options.block_shape[0], options.block_shape[-1])
-    options.out = options.out or pathlib.Path("runs") / time.strftime("deep_speech-%Y%m%d-%H%M%S")
+    options.out = runs.directory(options.out, "deep_speech")
     return options
 
 
@@ -267,13 +266,8 @@ def _add_pruning_arguments(group):
 
 
 def main(arguments=None):
-    """The command: prepares, which finds all that is wrong with its arguments and data, then runs."""
-    options = parse(arguments)
-    try:
-        run = Run(options)
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
-    run.execute()
+    """The command."""
+    runs.prepare_and_execute(Run, parse(arguments))
 
 
 if __name__ == "__main__":

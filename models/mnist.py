@@ -18,7 +18,6 @@ import dataclasses
 import math
 import pathlib
 import sys
-import time
 
 import keras
 import numpy as np
@@ -248,7 +247,7 @@ def parse(arguments=None):
         parser.error(f"--epochs {options.epochs}: expected 1 or more epochs")
     if options.sparsity is not None and not 0 <= options.sparsity < 1:
         parser.error(f"--sparsity {options.sparsity}: expected a fraction, at least 0 and below 1")
-    options.out = options.out or pathlib.Path("runs") / time.strftime("mnist-%Y%m%d-%H%M%S")
+    options.out = runs.directory(options.out, "mnist")
     return options
 
 

@@ -19,7 +19,6 @@ import argparse
 import dataclasses
 import pathlib
 import sys
-import time
 
 import keras
 from keras import layers
@@ -237,18 +236,13 @@ def parse(arguments=None):
     if options.widths is not None and min(options.widths) <= 0:
         parser.error(f"--widths {min(options.widths):g}: expected numbers above 0")
     runs.check_block_shape(parser, options)
-    options.out = options.out or pathlib.Path("runs") / time.strftime("mobilenet-%Y%m%d-%H%M%S")
+    options.out = runs.directory(options.out, "mobilenet")
     return options
 
 
 def main(arguments=None):
-    """The command: prepares, which finds all that is wrong with its arguments and data, then runs."""
-    options = parse(arguments)
-    try:
-        run = Run(options)
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
-    run.execute()
+    """The command."""
+    runs.prepare_and_execute(Run, parse(arguments))
 
 
 if __name__ == "__main__":

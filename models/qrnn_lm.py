@@ -21,8 +21,6 @@ Reference: Hadifar, Deleu, Develder, Demeester: Block-wise Dynamic Sparseness (2
 import argparse
 import dataclasses
 import pathlib
-import sys
-import time
 
 import keras
 import numpy as np
@@ -227,18 +225,13 @@ def parse(arguments=None):
             parser.error(f"--{name.replace('_', '-')} {shape}: expected height and width, 1 or more each")
         setattr(options, name, shape and (shape[0], shape[-1]))
     options.agp_block_shape = options.agp_block_shape or options.block_shape or PRESETS[options.preset].block_shape
-    options.out = options.out or pathlib.Path("runs") / time.strftime("qrnn_lm-%Y%m%d-%H%M%S")
+    options.out = runs.directory(options.out, "qrnn_lm")
     return options
 
 
 def main(arguments=None):
-    """The command: prepares, which finds all that is wrong with its arguments and data, then runs."""
-    options = parse(arguments)
-    try:
-        run = Run(options)
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
-    run.execute()
+    """The command."""
+    runs.prepare_and_execute(Run, parse(arguments))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 import argparse
 import dataclasses
 import json
+import pathlib
 import sys
+import time
 
 import keras
 from rich import box
@@ -28,6 +30,25 @@ def keep_settings(out, settings):
         raise FileExistsError(f"{file.parent} has a run of other settings: see {file.name}. Give another --out.")
     out.mkdir(parents=True, exist_ok=True)
     file.write_text(written)
+
+
+def directory(out, command):
+    """`out`, or if it is None a directory of the present time for that command: path."""
+    return out or pathlib.Path("runs") / time.strftime(f"{command}-%Y%m%d-%H%M%S")
+
+
+def prepare_and_execute(prepare, options):
+    """What a command does: prepares, which finds all that is wrong with its arguments and data, then runs.
+
+    Args:
+        prepare: function of the options that returns an object with a method `execute()`.
+        options: what the command line was read to.
+    """
+    try:
+        run = prepare(options)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        sys.exit(f"error: {error}")
+    run.execute()
 
 
 def callbacks(out, name, tensorboard=False, pruned=False):

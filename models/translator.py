@@ -21,7 +21,6 @@ import argparse
 import dataclasses
 import pathlib
 import sys
-import time
 
 import keras
 
@@ -239,18 +238,13 @@ def parse(arguments=None):
         if value is not None and value < 1:
             parser.error(f"--{name.replace('_', '-')} {value}: expected 1 or more")
     runs.check_block_shape(parser, options)
-    options.out = options.out or pathlib.Path("runs") / time.strftime("translator-%Y%m%d-%H%M%S")
+    options.out = runs.directory(options.out, "translator")
     return options
 
 
 def main(arguments=None):
-    """The command: prepares, which finds all that is wrong with its arguments and data, then runs."""
-    options = parse(arguments)
-    try:
-        run = Run(options)
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
-    run.execute()
+    """The command."""
+    runs.prepare_and_execute(Run, parse(arguments))
 
 
 if __name__ == "__main__":

@@ -17,8 +17,6 @@ Undersander, Diamos: Block-Sparse Recurrent Neural Networks (2017), arXiv:1711.0
 import argparse
 import dataclasses
 import pathlib
-import sys
-import time
 
 import keras
 from keras import layers
@@ -370,18 +368,13 @@ def parse(arguments=None):
     if len(options.block_shape) == 1:
         options.block_shape *= 2
     options.block_shape = tuple(options.block_shape)
-    options.out = options.out or pathlib.Path("runs") / time.strftime("word_lm-%Y%m%d-%H%M%S")
+    options.out = runs.directory(options.out, "word_lm")
     return options
 
 
 def main(arguments=None):
-    """The command: prepares, which finds all that is wrong with its arguments and data, then runs."""
-    options = parse(arguments)
-    try:
-        run = Run(options)
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
-    run.execute()
+    """The command."""
+    runs.prepare_and_execute(Run, parse(arguments))
 
 
 if __name__ == "__main__":
