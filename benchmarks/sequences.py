@@ -4,10 +4,11 @@
     python benchmarks/sequences.py --layers lstm1500 --blocks 16x16 --batches 1,64 --json build/bench/sequences.json
 
 A layer is `[batch, steps, units]` -> `[batch, steps, units]`, float32, with both its matrices 90 % zero. Contestants:
-the block-sparse layer; `keras.layers.LSTM`, `GRU` or `SimpleRNN` in a `tf.function`, and compiled by XLA; a loop of
-TensorFlow ops whose input is multiplied for all steps at once; PyTorch's layer, and its dense int8 LSTM, where `torch`
-is installed. Ratios are to the fastest of those in float32. A call takes one sequence; the cost of a call, some 200
-us, is in all numbers. Contestants with threads of their own are followed by a pause, since those spin.
+the block-sparse layer with blocks of float32, bfloat16 and int8; `keras.layers.LSTM`, `GRU` or `SimpleRNN` in a
+`tf.function`, and compiled by XLA; a loop of TensorFlow ops whose input is multiplied for all steps at once; PyTorch's
+layer, and its dense int8 LSTM, where `torch` is installed. Ratios are to the fastest dense one in float32. A call
+takes one sequence; the cost of a call, some 200 us, is in all numbers. Contestants with threads of their own are
+followed by a pause, since those spin.
 
 The streaming step is one time step of one example whose state goes into the next: in a loop of a `tf.function`, less
 what the loop costs with a twin that multiplies nothing; and the same as calls from Python.
@@ -27,6 +28,7 @@ LAYERS = "lstm1500,gru2560,rnn1760,lstm2560"
 TORCH_NAMES = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
 KERAS_NAMES = {"lstm": "LSTM", "gru": "GRU", "rnn": "SimpleRNN"}
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+OURS = {"block-sparse": "float32", "ours bfloat16": "bfloat16", "ours int8": "int8"}
 STREAMED_STEPS = 200
 
 
@@ -39,12 +41,12 @@ def parse(argv):
     parser.add_argument("--sparsity", type=float, default=0.9)
     parser.add_argument("--threads", type=int, default=0, help="0: as many as there are cores")
     parser.add_argument("--seconds", type=float, default=20.0, help="of samples, for each layer, block and batch")
-    parser.add_argument("--without", default="", help="contestants to leave out: xla, loop, torch")
+    parser.add_argument("--without", default="", help="contestants to leave out: xla, loop, torch, low")
     parser.add_argument("--json", type=pathlib.Path, help="file for all numbers")
     return parser.parse_args(argv)
 
 
-def sparse_layer(kind, units, block_shape, sparsity):
+def sparse_layer(kind, units, block_shape, sparsity, storage_dtype="float32"):
     """A built block-sparse layer with blocks at random places."""
     import numpy as np
 
@@ -60,6 +62,7 @@ def sparse_layer(kind, units, block_shape, sparsity):
         block_shape=block_shape,
         num_blocks={"kernel": kept, "recurrent_kernel": kept},
         recurrent_initializer="glorot_uniform",
+        storage_dtype=storage_dtype,
     )
     layer(np.zeros((1, 1, units), "float32"))
     return layer
@@ -125,11 +128,12 @@ def torch_contestants(kind, units, x, threads):
 
 
 def contestants(kind, units, block_shape, x, settings, threads):
-    """{name: function without arguments}; the first one is ours."""
+    """{name: function without arguments}, and our layer in float32."""
     import keras
     import tensorflow as tf
 
-    ours = sparse_layer(kind, units, block_shape, settings.sparsity)
+    dtypes = {"block-sparse": "float32"} if "low" in settings.without else OURS
+    layers = {name: sparse_layer(kind, units, block_shape, settings.sparsity, dtype) for name, dtype in dtypes.items()}
     dense = getattr(keras.layers, KERAS_NAMES[kind])(units, return_sequences=True, recurrent_initializer="zeros")
     dense.build(x.shape)
     tensor = tf.constant(x)
@@ -137,29 +141,30 @@ def contestants(kind, units, block_shape, x, settings, threads):
     def caller(function):
         return lambda: function(tensor)[0, 0, 0].numpy()
 
-    found = {"block-sparse": caller(tf.function(lambda x: ours(x)[0])), "keras": caller(tf.function(dense))}
+    found = {name: caller(tf.function(lambda x, layer=layer: layer(x)[0])) for name, layer in layers.items()}
+    found["keras"] = caller(tf.function(dense))
     if "xla" not in settings.without:
         found["keras XLA"] = caller(tf.function(dense, jit_compile=True))
     if "loop" not in settings.without:
         found["loop"] = caller(tf.function(projected_loop(dense)))
     if "torch" not in settings.without:
         found.update(torch_contestants(kind, units, x, threads))
-    return found, ours
+    return found, layers["block-sparse"]
 
 
 def take_turns(calls, seconds):
-    """{name: list of seconds}: each call in turn; the first one, the fastest, four times a round."""
+    """{name: list of seconds}: each call in turn; ours, the fastest, four times a round."""
     for call in calls.values():
         call()
     samples = {name: [] for name in calls}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(samples["block-sparse"]) < 12:
-        for i, (name, call) in enumerate(calls.items()):
+        for name, call in calls.items():
             time.sleep(0.06)
-            for n in range(5 if i == 0 else 1):
+            for n in range(5 if name in OURS else 1):
                 start = time.perf_counter()
                 call()
-                if i > 0 or n > 0:  # the first one finds its weights in no cache
+                if name not in OURS or n > 0:  # the first one finds its weights in no cache
                     samples[name].append(time.perf_counter() - start)
     return samples
 
@@ -203,10 +208,10 @@ def streaming(layer, units):
 
 
 def row_of(name, block_shape, batch, samples):
-    """Milliseconds, and ratios of medians and of minima to the fastest dense float32 contestant."""
+    """Milliseconds, and ratios of medians and of minima to the fastest dense float32 contestant, by kind of blocks."""
     medians = {k: statistics.median(v) * 1e3 for k, v in samples.items()}
     minima = {k: min(v) * 1e3 for k, v in samples.items()}
-    rivals = [k for k in samples if k not in ("block-sparse", "torch int8")]
+    rivals = [k for k in samples if k not in OURS and k != "torch int8"]
     best = min(rivals, key=medians.get)
     return {
         "layer": name,
@@ -215,19 +220,20 @@ def row_of(name, block_shape, batch, samples):
         "milliseconds": medians,
         "minima": minima,
         "best_dense": best,
-        "ratio": medians[best] / medians["block-sparse"],
-        "ratio_minima": min(minima[k] for k in rivals) / minima["block-sparse"],
+        "ratio": {k: medians[best] / medians[k] for k in samples if k in OURS},
+        "ratio_minima": {k: min(minima[k] for k in rivals) / minima[k] for k in samples if k in OURS},
     }
 
 
 def line(row):
     block = "x".join(map(str, row["block_shape"]))
-    rest = ", ".join(f"{k} {v:.1f}" for k, v in row["milliseconds"].items() if k != "block-sparse")
-    return (
-        f"{row['layer']:>9} {block:>7} batch {row['batch']:>3}: {row['milliseconds']['block-sparse']:8.2f} ms "
-        f"({row['minima']['block-sparse']:.2f}); x {row['ratio']:.1f} ({row['ratio_minima']:.1f}) of"
-        f" {row['best_dense']}; ms: {rest}"
+    ours = ", ".join(
+        f"{OURS[k]} {row['milliseconds'][k]:.2f} ms ({row['minima'][k]:.2f})"
+        f" x {ratio:.1f} ({row['ratio_minima'][k]:.1f})"
+        for k, ratio in row["ratio"].items()
     )
+    rest = ", ".join(f"{k} {v:.1f}" for k, v in row["milliseconds"].items() if k not in OURS)
+    return f"{row['layer']:>9} {block:>7} batch {row['batch']:>3}: {ours} of {row['best_dense']}; ms: {rest}"
 
 
 def streaming_line(step):
