@@ -5,8 +5,8 @@
 
 A layer is a `DynamicBlockDense` as `convert()` makes it, all that a prediction needs: a dense gate with ReLU on all
 features or on the first quarter of them, the k largest gates of each example, their division by the mean, and the
-product with the chosen blocks. Its rivals are the
-better of `tf.matmul` and NumPy with a dense matrix of the same shape. Weights and inputs are random, the gate's so that
+product with the chosen blocks, which are stored as float32, bfloat16 or int8 (`--dtypes`). Its rivals are the better of
+`tf.matmul` and NumPy with a dense float32 matrix of the same shape. Weights and inputs are random, the gate's so that
 no gate is zero and every example chooses other blocks; the inputs take turns, so that the blocks of one call are seldom
 those of the call before. A dense product reads all of its weights in every call.
 
@@ -23,7 +23,8 @@ import sys
 from matmul import integers, pairs, use_threads, write
 
 HEADER = (
-    f"{'matrix':>10} {'block':>8} {'batch':>5} {'gate of':>7} {'sparsity':>8} {'layer us':>18} {'gate us':>16}"
+    f"{'matrix':>10} {'block':>8} {'dtype':>8} {'batch':>5} {'gate of':>7} {'sparsity':>8} {'layer us':>18}"
+    f" {'gate us':>16}"
     f" {'product us':>18} {'tf.matmul':>10} {'NumPy':>10} {'x dense':>15}"
 )
 INPUTS = 24
@@ -40,17 +41,18 @@ class Layer:
     Args:
         shape: `(in_features, out_features)`.
         block_shape: `(height, width)`.
+        dtype: what blocks are stored as.
         sparsity: float, share of the blocks that an example does not choose.
         gate_share: float, share of the features that the gate reads.
         random: a `numpy.random.Generator`.
     """
 
-    def __init__(self, shape, block_shape, sparsity, gate_share, random):
+    def __init__(self, shape, block_shape, dtype, sparsity, gate_share, random):
         import numpy as np
 
         import tf_blocksparse as bs
 
-        self.block_shape, self.sparsity = block_shape, sparsity
+        self.block_shape, self.sparsity, self.dtype = block_shape, sparsity, dtype
         self.layer = bs.DynamicBlockDense(
             shape[1],
             use_bias=False,
@@ -58,11 +60,12 @@ class Layer:
             sparsity=sparsity,
             gate_inputs=round(gate_share * shape[0]),
             storage="blocks",
+            storage_dtype=dtype,
         )
         self.layer.build((None, shape[0]))
         gate = self.layer.block_gate
         self.num_blocks, self.k = gate.num_blocks, gate.num_open()
-        self.layer.kernel.assign(random.standard_normal(self.layer.kernel.shape, np.float32))
+        self.layer.matrix.assign(random.standard_normal(shape, np.float32))
         spread = np.float32(0.15 / gate.kernel.shape[0] ** 0.5)  # about a mean of 1: all gates stay above zero
         gate.kernel.assign(spread * random.standard_normal(gate.kernel.shape, np.float32))
         gate.bias.assign(np.ones(gate.bias.shape))
@@ -72,10 +75,10 @@ class Layer:
         return self.layer.block_gate.choose(x)
 
     def multiply(self, x, block_ids, block_gates):
-        from tf_blocksparse.custom_ops import dynamic_block_matmul
+        from tf_blocksparse.layers.dynamic_product import chosen_blocks_product
 
-        blocks = self.layer.kernel.value
-        return dynamic_block_matmul(x, blocks, block_ids, block_gates, *self.layer.matrix.grid.shape)
+        matrix = self.layer.matrix
+        return chosen_blocks_product(x, matrix.stored(), block_ids, block_gates, matrix.grid)
 
     def __call__(self, x):
         return self.layer(x)
@@ -111,12 +114,16 @@ def contestants(layers, inputs, dense):
 
 
 def rows(shape, block_shape, batch, gate_share, settings):
-    """One row for each sparsity, of samples taken in the same turns."""
+    """One row for each dtype and sparsity, of samples taken in the same turns."""
     import numpy as np
     from timing import Turns, empty_twin, variables
 
     random = np.random.default_rng(0)
-    layers = [Layer(shape, block_shape, sparsity, gate_share, random) for sparsity in settings.sparsities]
+    layers = [
+        Layer(shape, block_shape, dtype, sparsity, gate_share, random)
+        for dtype in settings.dtypes
+        for sparsity in settings.sparsities
+    ]
     inputs = [random.standard_normal((batch, shape[0]), np.float32) for _ in range(INPUTS)]
     dense = random.standard_normal(shape, np.float32)
     taking_part = contestants(layers, inputs, dense)
@@ -130,6 +137,7 @@ def rows(shape, block_shape, batch, gate_share, settings):
         yield {
             "shape": list(shape),
             "block_shape": list(block_shape),
+            "dtype": layer.dtype,
             "batch": batch,
             "gate_share": gate_share,
             "sparsity": layer.sparsity,
@@ -154,8 +162,8 @@ def line(row):
     matrix, block = ("x".join(map(str, row[name])) for name in ("shape", "block_shape"))
     ratio = f"{row['ratio']:.2f} ({row['ratio_minima']:.2f})"
     return (
-        f"{matrix:>10} {block:>8} {row['batch']:>5} {row['gate_share']:>7} {row['sparsity']:>8} {both('layer'):>18}"
-        f" {both('gate'):>16} {both('product'):>18} {row['times']['tf.matmul']['median']:>10.1f}"
+        f"{matrix:>10} {block:>8} {row['dtype']:>8} {row['batch']:>5} {row['gate_share']:>7} {row['sparsity']:>8}"
+        f" {both('layer'):>18} {both('gate'):>16} {both('product'):>18} {row['times']['tf.matmul']['median']:>10.1f}"
         f" {row['times']['NumPy']['median']:>10.1f} {ratio:>15}"
     )
 
@@ -164,6 +172,7 @@ def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shapes", type=pairs, default="1536x1536,1536x3072,1536x6144")
     parser.add_argument("--blocks", type=pairs, default="128x128,64x64")
+    parser.add_argument("--dtypes", type=lambda text: text.split(","), default="float32,bfloat16,int8")
     parser.add_argument("--sparsities", type=floats, default="0.5,0.75,0.9")
     parser.add_argument("--batches", type=integers, default="1,16")
     parser.add_argument("--gates", type=floats, default="0.25,1", help="shares of the features that the gate reads")

@@ -8,7 +8,7 @@ from keras import layers
 
 import tf_blocksparse as bs
 from helpers import run_python
-from tf_blocksparse.dynamic_twins import is_in_blocks
+from tf_blocksparse.dynamic_twins import dynamic_matrices_of, is_in_blocks
 
 TIME, FEATURES = 5, 12
 SETTINGS = dict(block_shape=(5, 4), sparsity=0.6, gate_inputs=7)
@@ -39,6 +39,58 @@ def test_same_outputs_and_saved_alike(case, tmp_path):
     bs.export(fast, tmp_path / "served")
     served = tf.saved_model.load(tmp_path / "served")
     np.testing.assert_allclose(served.serve(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+@pytest.mark.parametrize("case", LAYERS)
+def test_rounded_blocks(case, dtype, tmp_path):
+    """The outputs are those of a model whose matrices were rounded alike, in every way to run it."""
+    model, x = random_model(case)
+    small = bs.convert(model, dtype=dtype)
+    rounded = bs.convert(model)
+    assert matrices(rounded)
+    for wide, narrow in zip(matrices(rounded), matrices(small), strict=True):
+        w = wide.to_matrix().numpy()
+        step = np.abs(w).max() / 127 if dtype == "int8" else np.abs(w) / 2**8
+        assert 0 < np.abs(narrow.to_matrix() - w).max() and np.all(np.abs(narrow.to_matrix() - w) <= step)
+        assert narrow.variable.dtype == dtype
+        wide.assign(narrow.to_matrix())
+    expected = rounded(x)
+    np.testing.assert_allclose(small(x), expected, rtol=1e-5, atol=1e-5)
+    small.save(tmp_path / "small.keras")
+    loaded = keras.models.load_model(tmp_path / "small.keras")
+    np.testing.assert_array_equal(loaded(x), small(x))
+    for portable in (False, True):
+        bs.export(small, tmp_path / f"served{portable}", portable=portable)
+        served = tf.saved_model.load(tmp_path / f"served{portable}")
+        np.testing.assert_allclose(served.serve(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", LAYERS)
+def test_rounded_blocks_are_not_trained(case):
+    model, x = random_model(case)
+    small = bs.convert(model, dtype="int8")
+    assert small.trainable_variables == []
+    with pytest.raises(ValueError, match="stores its blocks as int8, which is for inference only"):
+        small(x, training=True)
+    small.trainable = False
+    assert np.all(np.isfinite(small(x, training=True))), "frozen, it may be part of a model that is trained"
+
+
+def test_blocks_in_float32_are_rounded_later_as_at_once():
+    model, x = random_model("lstm")
+    np.testing.assert_array_equal(bs.convert(bs.convert(model), dtype="int8")(x), bs.convert(model, dtype="int8")(x))
+
+
+def test_a_matrix_for_training_is_float32():
+    with pytest.raises(ValueError, match=r"convert\(model, dtype=...\) .* Received: .*storage_dtype='int8'"):
+        bs.DynamicBlockDense(4, storage_dtype="int8")
+
+
+def matrices(model):
+    layer = model.layers[0]
+    inner = [getattr(layer, name) for name in ("forward_layer", "backward_layer", "layer") if hasattr(layer, name)]
+    return [matrix for part in inner[:2] or [layer] for matrix in dynamic_matrices_of(part)]
 
 
 def test_the_copy_stores_blocks_and_leaves_the_model_as_it_was():

@@ -39,7 +39,7 @@ def convert(
     """Turns the layers of a pruned model into block-sparse layers where that makes them faster.
 
     Dynamic layers, such as `DynamicBlockDense`, need no pruning: their copies skip the blocks that an example does not
-    choose. They are stored in float32.
+    choose.
 
     `Dense`, `Embedding`, `SimpleRNN`, `GRU` and `LSTM` layers are converted, alone, in `Bidirectional` or
     `TimeDistributed`, and in nested models. The products of each are measured, for about a second, dense and in
@@ -68,7 +68,8 @@ def convert(
         time_steps: int, what an unknown dimension of a `Dense` layer's input, such as time, is taken for when the
             layer is measured: its product has `batch_size * time_steps` rows.
         product_dtype: what the inputs of a product are rounded to, with `dtype="bfloat16"` or `"int8"`. None: the
-            same, int8 with a scale for each row of inputs. `"float32"`: they are taken as they are.
+            same, int8 with a scale for each row of inputs. `"float32"`: they are taken as they are, which dynamic
+            layers do in any case.
 
     Returns:
         A new, uncompiled `keras.Model` (or layer) that shares no weights with `model`. If all its layers were measured

@@ -18,14 +18,14 @@ def is_in_blocks(layer):
     return is_dynamic(layer) and getattr(layer, "cell", layer).storage == "blocks"
 
 
-def in_blocks(layer):
-    """A layer of the same config that stores its matrices block by block; not built.
+def in_blocks(layer, dtype="float32"):
+    """A layer of the same config that stores its matrices block by block in `dtype`; not built.
 
     Regularizers and constraints that need the whole matrix are left out: they act in training.
     """
     plain = type(layer).from_config(layer.get_config())
     detach(plain)
-    config = {**plain.get_config(), "storage": "blocks"}
+    config = {**plain.get_config(), "storage": "blocks", "storage_dtype": dtype}
     owner = getattr(plain, "cell", plain)
     for name in config:
         if name in ("kernel_regularizer", "recurrent_regularizer") and elementwise_problem(None, getattr(owner, name)):
@@ -37,15 +37,19 @@ def in_blocks(layer):
 
 def copy_dynamic_weights(layer, twin):
     """Copies the weights of a built dynamic layer to a built one of another storage."""
-    pairs = list(zip(layer.weights, twin.weights, strict=True))
-    matrices = zip(dynamic_matrices_of(layer), dynamic_matrices_of(twin), strict=True)
-    for matrix, twin_matrix in matrices:
+    for matrix, twin_matrix in zip(dynamic_matrices_of(layer), dynamic_matrices_of(twin), strict=True):
         twin_matrix.assign(matrix.to_matrix())
-        pairs = [(w, v) for w, v in pairs if w is not matrix.variable]
-    for weight, twin_weight in pairs:
+    for weight, twin_weight in zip(_other_weights(layer), _other_weights(twin), strict=True):
         twin_weight.assign(weight)
 
 
 def dynamic_matrices_of(layer):
     """The `DynamicMatrix`es of one built layer or its cell, in the order in which they were made."""
     return [v for v in vars(getattr(layer, "cell", layer)).values() if isinstance(v, DynamicMatrix)]
+
+
+def _other_weights(layer):
+    """The weights of a dynamic layer that no matrix is stored in, by name: a layer lists first those that train."""
+    stored = [v for matrix in dynamic_matrices_of(layer) for v in (matrix.variable, getattr(matrix, "scales", None))]
+    others = [w for w in layer.weights if not any(w is v for v in stored)]
+    return sorted(others, key=lambda w: w.path.split("/", 1)[1])

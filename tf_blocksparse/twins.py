@@ -83,7 +83,7 @@ def make_twin(layer, block_shape, dtype="float32", product_dtype=None, **setting
         **settings: in place of those in the config of `layer`.
     """
     if is_dynamic(layer):
-        return in_blocks(layer)
+        return in_blocks(layer, dtype)
     config = {k: v for k, v in plain_copy(layer).get_config().items() if k not in _KERAS_ONLY}
     num_blocks = {name: int(grid.nonzero_blocks(w).sum()) for name, w, grid in matrices(layer, block_shape)}
     twin = TWINS[type(layer)]
@@ -106,6 +106,8 @@ def has_low_precision(layer):
 
 
 def _storage_settings(layer, dtype, product_dtype):
+    if is_dynamic(layer):
+        return {"storage_dtype": dtype}  # their op takes inputs as they are
     return {"storage_dtype": dtype, "product_dtype": product_dtype} if has_low_precision(layer) else {}
 
 

@@ -14,6 +14,10 @@ import dataclasses
 from collections.abc import Callable
 
 from tf_blocksparse.custom_ops.choose_blocks import choose_blocks, choose_blocks_reference, gate_scores
+from tf_blocksparse.custom_ops.dynamic_low_precision_matmul import (
+    dynamic_block_matmul_low_precision,
+    dynamic_block_matmul_low_precision_reference,
+)
 from tf_blocksparse.custom_ops.dynamic_matmul import dynamic_block_matmul, dynamic_block_matmul_reference
 from tf_blocksparse.custom_ops.gather import block_sparse_gather
 from tf_blocksparse.custom_ops.low_precision_matmul import block_sparse_matmul_low_precision
@@ -35,6 +39,7 @@ class Implementation:
         gather: as `block_sparse_gather`.
         matmul_low_precision: as `block_sparse_matmul_low_precision`.
         dynamic_matmul: as `dynamic_block_matmul`.
+        dynamic_matmul_low_precision: as `dynamic_block_matmul_low_precision`.
         gate_scores: as `gate_scores`.
         choose_blocks: as `choose_blocks`.
     """
@@ -43,6 +48,7 @@ class Implementation:
     gather: Callable
     matmul_low_precision: Callable
     dynamic_matmul: Callable
+    dynamic_matmul_low_precision: Callable
     gate_scores: Callable
     choose_blocks: Callable
 
@@ -52,6 +58,7 @@ CUSTOM_OPS = Implementation(
     block_sparse_gather,
     block_sparse_matmul_low_precision,
     dynamic_block_matmul,
+    dynamic_block_matmul_low_precision,
     gate_scores,
     choose_blocks,
 )
@@ -60,6 +67,7 @@ STANDARD_OPS = Implementation(
     portable_gather,
     portable_matmul_low_precision,
     dynamic_block_matmul_reference,
+    dynamic_block_matmul_low_precision_reference,
     portable_gate_scores,
     choose_blocks_reference,
 )

@@ -4,7 +4,9 @@ import keras
 
 from tf_blocksparse.blocks import BlockGrid
 from tf_blocksparse.layers.dynamic_arguments import DEFAULTS, dynamic_config, set_dynamic_arguments
-from tf_blocksparse.layers.dynamic_matrix import DynamicMatrix, make_gate
+from tf_blocksparse.layers.dynamic_matrix import make_gate
+from tf_blocksparse.layers.low_precision_dynamic_matrix import make_dynamic_matrix
+from tf_blocksparse.layers.storage_dtype import is_trainable, refuse_training
 
 # What the product applies itself. Not sigmoid: Keras's losses look for the logits that `keras.activations.sigmoid`
 # leaves.
@@ -36,6 +38,8 @@ class DynamicBlockDense(keras.layers.Layer):
         gate_kernel_initializer, gate_bias_initializer: of the weights of the gate; the latter of `"top_k"`.
         storage: `"matrix"`, for training, or `"blocks"`, what `convert()` makes: the kernel block by block, for an op
             that reads the chosen ones only.
+        storage_dtype: of blocks: `"float32"`, or `"bfloat16"` or `"int8"`, for inference only: no weight of such a
+            layer is trainable.
 
     Input shape:
         `[..., in]`, any rank of at least 2; each vector of the last axis has gates of its own.
@@ -92,7 +96,7 @@ class DynamicBlockDense(keras.layers.Layer):
     def build(self, input_shape):
         grid = BlockGrid((input_shape[-1], self.units), self.block_shape)
         self.block_gate = make_gate(self, grid, "block_gate")
-        self.matrix = DynamicMatrix(
+        self.matrix = make_dynamic_matrix(
             self,
             "kernel",
             grid,
@@ -109,11 +113,13 @@ class DynamicBlockDense(keras.layers.Layer):
                 initializer=self.bias_initializer,
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
+                trainable=is_trainable(self),
                 name="bias",
             )
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
 
     def call(self, inputs, training=False):
+        refuse_training(self, self.storage_dtype, training)
         fused = _FUSED.get(self.activation)
         outputs = self.matrix.matmul(inputs, self.bias, fused or "linear", training)
         return outputs if fused else self.activation(outputs)

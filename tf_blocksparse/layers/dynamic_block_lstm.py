@@ -7,7 +7,9 @@ from tf_blocksparse.blocks import BlockGrid
 from tf_blocksparse.layers.block_gate import check_gate_inputs
 from tf_blocksparse.layers.block_sparse_rnn import BlockSparseRNN
 from tf_blocksparse.layers.dynamic_arguments import DEFAULTS, dynamic_config, set_dynamic_arguments
-from tf_blocksparse.layers.dynamic_matrix import DynamicMatrix, make_gate
+from tf_blocksparse.layers.dynamic_matrix import make_gate
+from tf_blocksparse.layers.low_precision_dynamic_matrix import make_dynamic_matrix
+from tf_blocksparse.layers.storage_dtype import is_trainable
 
 _GATES = 4  # input, forget, cell, output: Keras's order
 _KINDS = ("initializer", "regularizer", "constraint")
@@ -18,7 +20,6 @@ _INITIALIZERS = {"kernel": "glorot_uniform", "recurrent": "orthogonal", "bias": 
 class _Cell(keras.layers.Layer):
     """An LSTM cell with dynamic kernels whose input comes already multiplied by the kernel."""
 
-    storage_dtype = "float32"
     sequence_op = None  # each step chooses blocks of its own
 
     def __init__(
@@ -65,7 +66,7 @@ class _Cell(keras.layers.Layer):
         )
         self.kernel_gate = make_gate(self, kernel_grid, "kernel_gate", self.gate_inputs)
         self.recurrent_gate = make_gate(self, recurrent_grid, "recurrent_gate", self.recurrent_gate_inputs)
-        self.kernel_matrix = DynamicMatrix(
+        self.kernel_matrix = make_dynamic_matrix(
             self,
             "kernel",
             kernel_grid,
@@ -74,7 +75,7 @@ class _Cell(keras.layers.Layer):
             self.kernel_regularizer,
             self.kernel_constraint,
         )
-        self.recurrent_matrix = DynamicMatrix(
+        self.recurrent_matrix = make_dynamic_matrix(
             self,
             "recurrent_kernel",
             recurrent_grid,
@@ -91,6 +92,7 @@ class _Cell(keras.layers.Layer):
                 initializer=self._initial_bias if self.unit_forget_bias else self.bias_initializer,
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
+                trainable=is_trainable(self),
                 name="bias",
             )
 
@@ -156,8 +158,9 @@ class DynamicBlockLSTM(BlockSparseRNN):
         gate_inputs: what of the step's input the gates of the kernel are computed from: None, all; an int, so many
             features from the first on; or `(start, stop)`.
         recurrent_gate_inputs: the same of the last output, for the gates of the recurrent kernel.
-        **kwargs: `gate`, `temperature`, `gate_kernel_initializer`, `gate_bias_initializer` and `storage` of
-            `DynamicBlockDense`, and all other arguments of `keras.layers.LSTM`, with its defaults, but for `use_cudnn`.
+        **kwargs: `gate`, `temperature`, `gate_kernel_initializer`, `gate_bias_initializer`, `storage` and
+            `storage_dtype` of `DynamicBlockDense`, and all other arguments of `keras.layers.LSTM`, with its defaults,
+            but for `use_cudnn`.
 
     Input shape:
         `[batch, time, in]`; masks, `initial_state` and `training` as in Keras.

@@ -4,8 +4,10 @@ import keras
 
 from tf_blocksparse.blocks import BlockGrid
 from tf_blocksparse.layers.dynamic_arguments import DEFAULTS, dynamic_config, set_dynamic_arguments
-from tf_blocksparse.layers.dynamic_matrix import DynamicMatrix, make_gate
+from tf_blocksparse.layers.dynamic_matrix import make_gate
+from tf_blocksparse.layers.low_precision_dynamic_matrix import make_dynamic_matrix
 from tf_blocksparse.layers.qrnn import QRNN, QRNNCell
+from tf_blocksparse.layers.storage_dtype import refuse_training
 
 
 class _Cell(QRNNCell):
@@ -23,7 +25,7 @@ class _Cell(QRNNCell):
             first = window_features - self.in_features
             gate_inputs = tuple(first + n for n in gate_inputs)
         self.kernel_gate = make_gate(self, grid, "kernel_gate", gate_inputs)
-        self.kernel_matrix = DynamicMatrix(
+        self.kernel_matrix = make_dynamic_matrix(
             self,
             "kernel",
             grid,
@@ -56,8 +58,8 @@ class DynamicBlockQRNN(QRNN):
         sparsity: float in [0, 1) or schedule, as of `DynamicBlockDense`.
         gate_inputs: what the gates are computed from: None, the whole window; an int, so many features of the present
             input from the first on; or `(start, stop)` in the present input.
-        **kwargs: `gate`, `temperature`, `gate_kernel_initializer`, `gate_bias_initializer` and `storage` of
-            `DynamicBlockDense`, and all other arguments of `QRNN`.
+        **kwargs: `gate`, `temperature`, `gate_kernel_initializer`, `gate_bias_initializer`, `storage` and
+            `storage_dtype` of `DynamicBlockDense`, and all other arguments of `QRNN`.
 
     Input shape:
         `[batch, time, in]`; masks, `initial_state` and `training` as in Keras.
@@ -91,3 +93,7 @@ class DynamicBlockQRNN(QRNN):
         super().__init__(
             units, kernel_size, pooling, block_shape=block_shape, sparsity=sparsity, gate_inputs=gate_inputs, **kwargs
         )
+
+    def inner_loop(self, sequences, initial_state, mask, training=False):
+        refuse_training(self, self.cell.storage_dtype, training)
+        return super().inner_loop(sequences, initial_state, mask, training)

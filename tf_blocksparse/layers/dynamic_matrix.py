@@ -38,25 +38,14 @@ class DynamicMatrix:
         self.grid = grid
         self.gate = gate
         self.storage = layer.storage
-        is_matrix = self.storage == "matrix"
-        problem = None if is_matrix else elementwise_problem(constraint, regularizer)
+        problem = None if self.storage == "matrix" else elementwise_problem(constraint, regularizer)
         if problem:
             raise ValueError(
                 f"The {name} of a layer with storage='blocks' takes the constraint NonNeg and the regularizers L1 and "
                 f"L2, which act on each element alone. Received: {problem}, which needs the whole matrix."
             )
 
-        def cut_out(shape, dtype=None):
-            return to_stored_blocks(grid, initializer(grid.shape, dtype=dtype))
-
-        self.variable = layer.add_weight(
-            shape=grid.shape if is_matrix else (grid.num_blocks, *grid.block_shape),
-            initializer=initializer if is_matrix else cut_out,
-            autocast=is_matrix,  # the op computes in float32 whatever the layer's policy
-            regularizer=regularizer,
-            constraint=constraint,
-            name=name,
-        )
+        self.variable = self._add_values(layer, initializer, regularizer, constraint)
 
     def matmul(self, x, bias=None, activation="linear", training=False):
         """`activation(x (G o W) + bias)` for `x` `[..., in]`: `[..., out]`, in the dtype of `x`.
@@ -83,12 +72,31 @@ class DynamicMatrix:
         """Takes the values of the matrix `w` `[in, out]`."""
         self.variable.assign(w if self.storage == "matrix" else to_stored_blocks(self.grid, w))
 
+    def _add_values(self, layer, initializer, regularizer, constraint):
+        """Makes the weight of the layer."""
+        is_matrix = self.storage == "matrix"
+
+        def cut_out(shape, dtype=None):
+            return to_stored_blocks(self.grid, initializer(self.grid.shape, dtype=dtype))
+
+        return layer.add_weight(
+            shape=self.grid.shape if is_matrix else (self.grid.num_blocks, *self.grid.block_shape),
+            initializer=initializer if is_matrix else cut_out,
+            autocast=is_matrix,  # the op computes in float32 whatever the layer's policy
+            regularizer=regularizer,
+            constraint=constraint,
+            name=self.name,
+        )
+
+    def stored(self):
+        """`(blocks, scales)` as `chosen_blocks_product` takes them."""
+        return ops.convert_to_tensor(self.variable), None
+
     def _chosen_blocks(self, rows, bias, activation):
         block_ids, block_gates = self.gate.choose(rows)
-        blocks = ops.convert_to_tensor(self.variable)
         bias = None if bias is None else ops.cast(bias, "float32")
         rows = ops.cast(rows, "float32")
-        return chosen_blocks_product(rows, blocks, block_ids, block_gates, self.grid, bias, activation)
+        return chosen_blocks_product(rows, self.stored(), block_ids, block_gates, self.grid, bias, activation)
 
     def _all_blocks(self, rows, bias, activation, training):
         gates = ops.cast(self.gate(rows, training=training), rows.dtype)

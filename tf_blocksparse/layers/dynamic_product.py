@@ -109,12 +109,14 @@ def scaled_outputs_product(x, kernel, gates, grid):
     return product(x, kernel, gates)
 
 
-def chosen_blocks_product(x, blocks, block_ids, block_gates, grid, bias=None, activation="linear"):
+def chosen_blocks_product(x, stored, block_ids, block_gates, grid, bias=None, activation="linear"):
     """`activation(y + bias)`, y the product of each example with the blocks it has chosen; no other block is read.
 
     Args:
         x: `[rows, in]`, float32.
-        blocks: `[grid blocks, height, width]`, float32; block `i * grid.cols + j` is that of row i and column j.
+        stored: `(blocks, scales)`: blocks `[grid blocks, height, width]`, of which block `i * grid.cols + j` is that of
+            row i and column j, float32 with scales None; or bfloat16 or int8 with scales as
+            `dynamic_block_matmul_low_precision` takes them.
         block_ids: `[rows, k]`, int32, different in each row.
         block_gates: `[rows, k]`, float32; a block whose gate is zero is skipped.
         grid: the `BlockGrid` of the matrix.
@@ -126,19 +128,25 @@ def chosen_blocks_product(x, blocks, block_ids, block_gates, grid, bias=None, ac
     """
     width, (in_features, out_features) = grid.block_shape[1], grid.shape
     right = grid.gate_cols * width - grid.gate_width
+    choices = (block_ids, block_gates)
     if grid.gates == 1 or not right:
-        return active().dynamic_matmul(
-            x, blocks, block_ids, block_gates, in_features, out_features, bias=bias, activation=activation
-        )
+        return _product(x, stored, choices, in_features, out_features, bias, activation)
     # The op knows no edges inside of a matrix: every gate gets whole blocks, and what is too much is cut off again.
     if bias is not None:
         bias = ops.pad(ops.reshape(bias, (grid.gates, grid.gate_width)), [[0, 0], [0, right]])
         bias = ops.reshape(bias, (-1,))
-    y = active().dynamic_matmul(
-        x, blocks, block_ids, block_gates, in_features, grid.cols * width, bias=bias, activation=activation
-    )
+    y = _product(x, stored, choices, in_features, grid.cols * width, bias, activation)
     y = ops.reshape(y, (-1, grid.gates, grid.gate_cols * width))
     return ops.reshape(y[:, :, : grid.gate_width], (-1, out_features))
+
+
+def _product(x, stored, choices, in_features, out_features, bias, activation):
+    """The op for blocks that are stored so."""
+    blocks, scales = stored
+    sizes = {"in_features": in_features, "out_features": out_features, "bias": bias, "activation": activation}
+    if scales is None:
+        return active().dynamic_matmul(x, blocks, *choices, **sizes)
+    return active().dynamic_matmul_low_precision(x, blocks, scales, *choices, **sizes)
 
 
 def _after(*results):

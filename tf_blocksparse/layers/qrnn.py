@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from tf_blocksparse.layers.cell_rnn import CellRNN
+from tf_blocksparse.layers.storage_dtype import is_trainable
 
 POOLINGS = {"f": 2, "fo": 3, "ifo": 4}  # to the number of filter banks: z, f, o, i
 _READ = {"initializer": keras.initializers, "regularizer": keras.regularizers, "constraint": keras.constraints}
@@ -19,6 +20,8 @@ _SETTINGS = {
 
 class QRNNCell(keras.layers.Layer):
     """The weights of a quasi-recurrent layer, and its recurrence, whose input is convolved already."""
+
+    storage_dtype = "float32"
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class QRNNCell(keras.layers.Layer):
                 initializer=self.bias_initializer,
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
+                trainable=is_trainable(self),
                 name="bias",
             )
 
