@@ -41,7 +41,7 @@ def parse(argv):
     parser.add_argument("--sparsity", type=float, default=0.9)
     parser.add_argument("--threads", type=int, default=0, help="0: as many as there are cores")
     parser.add_argument("--seconds", type=float, default=20.0, help="of samples, for each layer, block and batch")
-    parser.add_argument("--without", default="", help="contestants to leave out: xla, loop, torch, low")
+    parser.add_argument("--without", default="", help="contestants to leave out: keras, xla, loop, torch, low")
     parser.add_argument("--json", type=pathlib.Path, help="file for all numbers")
     return parser.parse_args(argv)
 
@@ -142,7 +142,8 @@ def contestants(kind, units, block_shape, x, settings, threads):
         return lambda: function(tensor)[0, 0, 0].numpy()
 
     found = {name: caller(tf.function(lambda x, layer=layer: layer(x)[0])) for name, layer in layers.items()}
-    found["keras"] = caller(tf.function(dense))
+    if "keras" not in settings.without:
+        found["keras"] = caller(tf.function(dense))
     if "xla" not in settings.without:
         found["keras XLA"] = caller(tf.function(dense, jit_compile=True))
     if "loop" not in settings.without:
