@@ -155,9 +155,26 @@ def test_columns_and_totals():
 
 
 def test_layers_that_choose_their_blocks():
-    layer = bs.DynamicBlockDense(8, block_shape=4, sparsity=0.5, name="dynamic")
-    found = {w.path: w.note for w in bs.report(keras.Sequential([keras.Input((8,)), layer])).weights}
-    assert found == {
-        "dynamic/kernel": "blocks are chosen for each input: see computation()",
-        "dynamic/block_gate/kernel": "cannot be pruned: it computes block gates",
-    }
+    layer = bs.DynamicBlockDense(10, block_shape=4, sparsity=0.5, name="dynamic")
+    model = keras.Sequential([keras.Input((8,)), layer])
+    layer.kernel.assign(np.arange(1.0, 81.0).reshape(8, 10))
+    for form, stored in (
+        (model, 8 * 10 * 4),
+        (bs.convert(model), 6 * 16 * 4),
+        (bs.convert(model, dtype="int8"), 6 * 20),
+    ):
+        kernel, gate = bs.report(form).weights
+        assert (kernel.path, kernel.state, kernel.matrix_shape) == ("dynamic/kernel", "dynamic", (8, 10))
+        assert (kernel.block_shape, kernel.grid, kernel.num_blocks, kernel.sparsity) == ((4, 4), (2, 3), 3, 0.5)
+        assert (kernel.multiply_adds, kernel.weight_sparsity, kernel.dense_bytes) == (40, 0.0, 320)
+        assert kernel.stored_bytes == stored
+        assert kernel.note == "each input chooses 3 of 6 blocks"
+        assert (gate.path, gate.note) == ("dynamic/block_gate/kernel", "cannot be pruned: it computes block gates")
+
+
+def test_recurrent_layers_that_choose_their_blocks():
+    layer = bs.DynamicBlockLSTM(8, block_shape=4, sparsity=0.5, name="lstm")
+    rows = bs.report(keras.Sequential([keras.Input((5, 12)), layer])).weights
+    found = {w.path: (w.matrix_shape, w.grid, w.num_blocks) for w in rows if w.state == "dynamic"}
+    # of four matrices of 3 x 2 and of 2 x 2 blocks each
+    assert found == {"lstm/kernel": ((12, 32), (3, 8), 4 * 3), "lstm/recurrent_kernel": ((8, 32), (2, 8), 4 * 2)}

@@ -172,12 +172,14 @@ def computation(model):
     Reference:
         [BDS] Table 1; Hadifar et al., 2020
     """
-    rows = []
-    for path, matrix in dynamic_matrices(model).items():
-        dense = int(np.prod(matrix.grid.shape))
-        open_share = float(ops.convert_to_numpy(matrix.gate.num_open())) / matrix.gate.num_blocks
-        rows.append(Computation(path, dense, open_share * dense, matrix.gate.multiply_adds))
-    return rows
+    return [computation_of(path, matrix) for path, matrix in dynamic_matrices(model).items()]
+
+
+def computation_of(path, matrix):
+    """The `Computation` of a `DynamicMatrix`."""
+    dense = int(np.prod(matrix.grid.shape))
+    open_share = float(ops.convert_to_numpy(matrix.gate.num_open())) / matrix.gate.num_blocks
+    return Computation(path, dense, open_share * dense, matrix.gate.multiply_adds)
 
 
 def dynamic_matrices(model):

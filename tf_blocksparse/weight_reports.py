@@ -6,10 +6,11 @@ import numpy as np
 from keras import ops
 
 from tf_blocksparse import blocks
+from tf_blocksparse.block_gates import computation_of
 from tf_blocksparse.choice import choice_of
-from tf_blocksparse.dynamic_twins import is_dynamic
 from tf_blocksparse.layers import BlockGate
 from tf_blocksparse.layers.block_sparse_weight import BlockSparseWeight
+from tf_blocksparse.layers.dynamic_matrix import DynamicMatrix
 from tf_blocksparse.matrix_view import MatrixView
 from tf_blocksparse.pruning.weights import layer_paths, prunable_weights, sublayers, weights_with_constraint
 from tf_blocksparse.storage import bsr_storage, csr_storage, dense_storage
@@ -25,17 +26,19 @@ class WeightReport:
 
     Attributes:
         path: layer and weight, as in `"lstm/recurrent_kernel"`.
-        state: `"dense"` (not pruned), `"pruned"` (zeroed while it trains) or `"block-sparse"` (converted).
+        state: `"dense"` (not pruned), `"pruned"` (zeroed while it trains), `"block-sparse"` (converted) or `"dynamic"`
+            (each input chooses blocks).
         shape: shape of the weight.
         matrix_shape: `(in, out)` of the matrix that it is seen as; of a convolution
             `(height * width * in, out)`.
         block_shape: `(height, width)`, or None.
         grid: `(rows, cols)` of the grid of blocks, or None.
-        num_blocks: int, blocks that are kept, or None.
-        sparsity: fraction of the blocks that are zero; of a dense weight, fraction of its elements.
+        num_blocks: int, blocks that are kept; of a dynamic weight, that an input chooses; or None.
+        sparsity: fraction of the blocks that are zero; of a dense weight, fraction of its elements; of a dynamic one,
+            fraction of the blocks that an input does without.
         weight_sparsity: fraction of the elements that are zero; those of dropped blocks are.
         multiply_adds: multiplications and additions, counted as one, for one input vector; of a convolution, for
-            one position. Kept blocks count in full. 0 for look-ups and for what is added.
+            one position. Kept blocks count in full, chosen ones on average. 0 for look-ups and for what is added.
         dense_bytes: of the whole matrix.
         csr_bytes: of the non-zero elements in compressed sparse rows.
         bsr_bytes: of the kept blocks in block compressed sparse rows, edge blocks stored in full; or None.
@@ -118,6 +121,9 @@ class _Reporter:
                 yield from (_converted_row(place, weight, choice) for weight in sparse)
                 continue
             inside = {id(v) for sublayer in sublayers(place.layer) for v in sublayer.weights}
+            for matrix in (v for v in vars(place.layer).values() if isinstance(v, DynamicMatrix)):
+                seen.add(id(matrix.variable))
+                yield _dynamic_row(place, matrix)
             for variable in place.layer.weights:
                 is_matrix = len(variable.shape) > 1 and variable.name != "bias"  # a GRU's has two rows
                 if is_matrix and id(variable) not in inside | seen:
@@ -156,8 +162,6 @@ class _Reporter:
 
     def _why_dense(self, layer):
         """Why a layer that `convert()` did not make, or that was loaded since, is not block-sparse."""
-        if is_dynamic(layer):
-            return "blocks are chosen for each input: see computation()"
         problem = why_no_twin(layer)
         if problem is None and not any(_zeros(weight.matrix()) for weight in prunable_weights(layer)):
             problem = "it has no zeros to skip"
@@ -235,6 +239,29 @@ def _sparse_row(path, held, matrix, multiplies, note):
         **held,
         **_of_blocks(matrix.grid, matrix.block_mask, multiplies),
         **_of_elements(matrix.to_dense()),
+    )
+
+
+def _dynamic_row(place, matrix):
+    """The row of a matrix whose blocks each input chooses."""
+    path, grid, gate = f"{place.path}/{matrix.name}", matrix.grid, matrix.gate
+    chosen = int(ops.convert_to_numpy(gate.num_open())) * gate.groups
+    held = _held(matrix.variable)
+    scales = getattr(matrix, "scales", None)
+    held["stored_bytes"] += 0 if scales is None else ops.convert_to_numpy(scales).nbytes
+    return WeightReport(
+        path=path,
+        state="dynamic",
+        block_shape=grid.block_shape,
+        grid=grid.mask_shape,
+        num_blocks=chosen,
+        sparsity=1.0 - chosen / grid.num_blocks,
+        multiply_adds=round(computation_of(path, matrix).chosen),
+        bsr_bytes=None,
+        bsr_bytes_16=None,
+        note=f"each input chooses {chosen:,} of {grid.num_blocks:,} blocks",
+        **held,
+        **_of_elements(ops.convert_to_numpy(matrix.to_matrix())),
     )
 
 
