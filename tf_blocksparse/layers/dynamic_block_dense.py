@@ -2,19 +2,14 @@
 
 import keras
 
-from tf_blocksparse.blocks import BlockGrid
 from tf_blocksparse.layers.dynamic_arguments import DEFAULTS, dynamic_config, set_dynamic_arguments
 from tf_blocksparse.layers.dynamic_matrix import make_gate
+from tf_blocksparse.layers.keras_dense import KerasDense
 from tf_blocksparse.layers.low_precision_dynamic_matrix import make_dynamic_matrix
-from tf_blocksparse.layers.storage_dtype import is_trainable, refuse_training
-
-# What the product applies itself. Not sigmoid: Keras's losses look for the logits that `keras.activations.sigmoid`
-# leaves.
-_FUSED = {keras.activations.linear: "linear", keras.activations.relu: "relu", keras.activations.tanh: "tanh"}
 
 
 @keras.saving.register_keras_serializable("tf_blocksparse")
-class DynamicBlockDense(keras.layers.Layer):
+class DynamicBlockDense(KerasDense):
     """Densely-connected layer whose kernel's blocks are chosen for each example: `activation(x (G o W) + bias)`.
 
     The gates G are computed from x, one for each block; the `k = round((1 - sparsity) * blocks)` largest stay, the
@@ -62,13 +57,6 @@ class DynamicBlockDense(keras.layers.Layer):
         units,
         activation=None,
         use_bias=True,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        activity_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
         *,
         block_shape=(128, 128),
         sparsity=0.5,
@@ -76,25 +64,11 @@ class DynamicBlockDense(keras.layers.Layer):
         **kwargs,
     ):
         dynamic = {name: kwargs.pop(name) for name in DEFAULTS if name in kwargs}
-        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
-        if not isinstance(units, int) or isinstance(units, bool) or units < 1:
-            raise ValueError(f"`units` must be a positive integer. Received: units={units!r}.")
-        self.units = units
-        self.activation = keras.activations.get(activation)
-        self.use_bias = use_bias
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
-        self.kernel_constraint = keras.constraints.get(kernel_constraint)
-        self.bias_constraint = keras.constraints.get(bias_constraint)
+        super().__init__(units, activation, use_bias, block_shape, **kwargs)
         dynamic.update(block_shape=block_shape, sparsity=sparsity, gate_inputs=gate_inputs)
         set_dynamic_arguments(self, dynamic)
-        self.input_spec = keras.layers.InputSpec(min_ndim=2)
-        self.supports_masking = True
 
-    def build(self, input_shape):
-        grid = BlockGrid((input_shape[-1], self.units), self.block_shape)
+    def build_kernel(self, grid):
         self.block_gate = make_gate(self, grid, "block_gate")
         self.matrix = make_dynamic_matrix(
             self,
@@ -106,39 +80,9 @@ class DynamicBlockDense(keras.layers.Layer):
             self.kernel_constraint,
         )
         self.kernel = self.matrix.variable
-        self.bias = None
-        if self.use_bias:
-            self.bias = self.add_weight(
-                shape=(self.units,),
-                initializer=self.bias_initializer,
-                regularizer=self.bias_regularizer,
-                constraint=self.bias_constraint,
-                trainable=is_trainable(self),
-                name="bias",
-            )
-        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
 
-    def call(self, inputs, training=False):
-        refuse_training(self, self.storage_dtype, training)
-        fused = _FUSED.get(self.activation)
-        outputs = self.matrix.matmul(inputs, self.bias, fused or "linear", training)
-        return outputs if fused else self.activation(outputs)
-
-    def compute_output_shape(self, input_shape):
-        return (*input_shape[:-1], self.units)
+    def product(self, inputs, activation, training):
+        return self.matrix.matmul(inputs, self.bias, activation, training)
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "units": self.units,
-            "activation": keras.activations.serialize(self.activation),
-            "use_bias": self.use_bias,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
-            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
-            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
-            "activity_regularizer": keras.regularizers.serialize(self.activity_regularizer),
-            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
-            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
-            **dynamic_config(self),
-        }
+        return {**super().get_config(), **dynamic_config(self)}
