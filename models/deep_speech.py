@@ -17,16 +17,14 @@ what the paper counts; "all params" those of every layer.
 Reference: Narang, Undersander, Diamos: Block-Sparse Recurrent Neural Networks (2017), arXiv:1711.02782, section 4.1.
 """
 
-import argparse
 import dataclasses
-import pathlib
-import sys
 
 import keras
 import numpy as np
 
 import tf_blocksparse as bs
-from models import ctc, runs, speech_data
+from models import arguments, ctc, runs, speech_data
+from models.epochs import fit
 from models.speech_batches import Batches, mean_and_variance
 from models.speech_network import (
     PRESETS,
@@ -38,6 +36,7 @@ from models.speech_network import (
     units_for,
     weight_count,
 )
+from models.threshold_ramps import planned_ramp, planned_steps, ramps
 
 KINDS = ("dense", "bp", "glp", "dense_small")
 COLUMNS = ("model", "layer size", "params", "all params", "sparsity", "CER (% loss)", "beam CER", "epochs")
@@ -58,15 +57,24 @@ class Run:
         batch_size, masks = self.preset.batch_size, (options.time_mask, options.frequency_mask)
         self.training = Batches(self.corpus, training, batch_size, options.seed, *masks)
         self.validation = Batches(self.corpus, validation, batch_size)
-        self.schedule = planned_schedule(options, self.preset.epochs, len(self.training))
-        if {"bp", "glp"} & set(options.models) and "dense" not in options.models and not self._file("dense").exists():
-            raise ValueError(
-                f"The slopes of the ramp come from the dense model, and {self._file('dense')} is not there. Received: "
-                f"--models {' '.join(options.models)}. Put dense before them."
-            )
+        self.steps = planned_steps(options, self.preset.epochs, len(self.training))
+        planned_ramp(options, self.steps)  # raises if the target is none
+        bs.BlockGroupLasso(self.preset.group_lasso)
+        self._check_order()
         self.statistics = mean_and_variance(self.corpus, training)
         settings = dataclasses.asdict(self.preset) | {name: getattr(options, name) for name in _SETTINGS}
+        settings |= dataclasses.asdict(self.steps)
         runs.keep_settings(options.out, settings | {"utterances": [len(training), len(validation)]})
+
+    def _check_order(self):
+        """Raises `ValueError` if a pruned model would come before the dense one."""
+        kinds = self.options.models
+        pruned = [kinds.index(kind) for kind in ("bp", "glp") if kind in kinds]
+        if pruned and "dense" not in kinds[: min(pruned)] and not self._file("dense").exists():
+            raise ValueError(
+                f"The slopes of the ramp come from the dense model, and {self._file('dense')} is not there. Received: "
+                f"--models {' '.join(kinds)}. Put dense before them."
+            )
 
     def _file(self, kind):
         return self.options.out / f"{kind}.keras"
@@ -109,37 +117,19 @@ class Run:
         model = speech_network(preset, self.corpus.bins, *self.statistics)
         if kind in ("bp", "glp"):
             regularizer = bs.BlockGroupLasso(preset.group_lasso) if kind == "glp" else None
-            ramps = self.ramps()
-            bs.prune_blocks(model, self.options.block_shape, ramps, include=list(PRUNED), regularizer=regularizer)
+            dense = keras.saving.load_model(self._file("dense"), compile=False)
+            schedules = ramps(dense, self.options, self.steps, ("recurrent", "linear"), hit_target=True)
+            bs.prune_blocks(model, self.options.block_shape, schedules, include=list(PRUNED), regularizer=regularizer)
         compile_model(model, preset, len(self.training))
         return model
-
-    def ramps(self):
-        """Schedules of the recurrent and the linear weights, with slopes from the dense model (Equations 1 and 2)."""
-        dense, plan = keras.saving.load_model(self._file("dense"), compile=False), self.schedule
-        steps = {name: getattr(plan, name) for name in ("begin_step", "ramp_step", "end_step")}
-        return {
-            kind: bs.ThresholdRamp.for_model(
-                dense, self.options.target, self.options.block_shape, self.preset.epochs, len(self.training),
-                plan.frequency, kind, hit_target=True, **steps,
-            )
-            for kind in ("recurrent", "linear")
-        }  # fmt: skip
 
     def train(self, kind):
         """Trains a model with plain `fit`, or goes on training it: the model without pruning's machinery, saved."""
         model, out = self.new_model(kind), self.options.out
         callbacks = runs.callbacks(out, kind, self.options.tensorboard, kind in ("bp", "glp"))
-        model.fit(
-            self.training.dataset(),
-            validation_data=self.validation.dataset(),
-            epochs=self.preset.epochs,
-            shuffle=False,
-            callbacks=[self.training.callback(), *callbacks],
-            verbose=1 if sys.stdout.isatty() else 2,
-        )
+        fit(model, self.training, self.validation, self.preset.epochs, callbacks)
         model = bs.strip_pruning(model) if kind in ("bp", "glp") else model
-        model.save(self._file(kind))
+        runs.save(model, self._file(kind))
         return model
 
     def serve(self, kind, model):
@@ -152,7 +142,7 @@ class Run:
         inputs, _ = next(iter(self.validation))
         difference = abs(np.asarray(served(inputs)) - np.asarray(model(inputs))).max()
         print(f"Largest difference between the logits of the trained and the served {kind} model: {difference:.1e}")
-        bs.export(served, self.options.out / f"{kind}_served")
+        runs.export(served, self.options.out / f"{kind}_served")
         return served
 
     def error_rates(self, model):
@@ -180,27 +170,60 @@ class Run:
 def chosen_preset(options):
     """The preset with what the command line puts in its place."""
     names = ("units", "epochs", "batch_size", "learning_rate", "mels", "group_lasso", "activation")
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    return dataclasses.replace(PRESETS[options.preset], **given)
+    return dataclasses.replace(PRESETS[options.preset], **arguments.given(options, *names))
 
 
-def planned_schedule(options, epochs, steps_per_epoch):
-    """The ramp of [BSR] Table 1 for a run of so many steps, without its slopes, which need the trained dense model.
+class Task:
+    """The network as `models.sweep` trains it, to be compared by its character error rate on speakers it never heard.
 
-    It begins with the second epoch, is steeper from 20 % of the epochs on and ends at 40 %.
+    Args:
+        data: path of the directory.
+        preset: a `Preset`.
+        valid_speakers, sample_rate, unknown_characters: as of the command line.
     """
-    total = epochs * steps_per_epoch
-    end = round(0.4 * total) if options.end_step is None else options.end_step
-    begin = steps_per_epoch if options.begin_step is None else options.begin_step
-    ramp = max(begin, round(0.2 * total)) if options.ramp_step is None else options.ramp_step
-    frequency = min(100, max(1, steps_per_epoch // 10)) if options.frequency is None else options.frequency
-    if not 0 <= begin <= ramp <= end <= total or begin == end:
-        raise ValueError(
-            f"The threshold would rise from step {begin}, faster from {ramp}, to {end}, of {total}. Steps must follow "
-            "in this order; the paper's, 1 epoch, 20 % and 40 % of the epochs, need 5 epochs or more. Give --epochs, "
-            "or --begin-step, --ramp-step and --end-step."
-        )
-    return bs.ThresholdRamp(begin, ramp, end, 1.0, 1.5, frequency, options.target)
+
+    metric = "cer_valid"
+    include = list(PRUNED)
+
+    def __init__(self, data, preset, valid_speakers=None, sample_rate=None, unknown_characters="error"):
+        self.preset, self.epochs, self.units = preset, preset.epochs, preset.units
+        self._corpus = speech_data.read(data, preset.mels, sample_rate, preset.stride, unknown_characters)
+        training, validation = self._corpus.split(valid_speakers)
+        self._training = Batches(self._corpus, training, preset.batch_size, seed=0)
+        self._validation = Batches(self._corpus, validation, preset.batch_size)
+        self._statistics = mean_and_variance(self._corpus, training)
+        self.steps_per_epoch = len(self._training)
+
+    def check_blocks(self, block_shape):
+        """Raises `ValueError` if blocks would lie over two gates."""
+        check_blocks(self.preset, block_shape)
+
+    def build(self, seed, units=None, dynamic=None):
+        """A new model."""
+        if dynamic is not None:
+            raise ValueError("models.deep_speech has no layers that choose their blocks: use --model qrnn_lm.")
+        keras.utils.set_random_seed(seed)
+        preset = dataclasses.replace(self.preset, units=units or self.units)
+        return speech_network(preset, self._corpus.bins, *self._statistics)
+
+    def fit(self, model, callbacks):
+        """Compiles the model and trains all epochs."""
+        compile_model(model, self.preset, self.steps_per_epoch)
+        fit(model, self._training, self._validation, self.epochs, callbacks)
+
+    def scores(self, model):
+        """Character errors for each character, as a fraction, decoded greedily."""
+        return {"cer_valid": model.evaluate(self._validation.dataset(), verbose=0, return_dict=True)["cer"]}
+
+
+def sweep_task(data, preset, settings):
+    """What `models.sweep` trains; `--set` also takes `valid_speakers`, `sample_rate` and `unknown_characters`."""
+    if data is None:
+        raise ValueError("models.deep_speech needs --data: a directory with speech: see models.speech_data.")
+    names = ("valid_speakers", "sample_rate", "unknown_characters")
+    of_data = {name: settings[name] for name in names if name in settings}
+    settings = {name: value for name, value in settings.items() if name not in names}
+    return Task(data, runs.preset_with(PRESETS, preset or "small", settings), **of_data)
 
 
 def compile_model(model, preset, steps_per_epoch):
@@ -215,59 +238,39 @@ def compile_model(model, preset, steps_per_epoch):
     model.compile(optimizer, ctc.ctc_loss, metrics=[ctc.CharacterErrorRate()], jit_compile=False)
 
 
-def parse(arguments=None):
+def parse(words=None):
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m models.deep_speech", description="Speech recognition with CTC, dense and block-sparse."
+    parser = arguments.command_parser(
+        "deep_speech",
+        "Speech recognition with CTC, dense and block-sparse.",
+        "directory with wav files and transcripts, or an .npz of MFCCs",
+        PRESETS,
     )
-    parser.add_argument("--data", required=True, help="directory with wav files and transcripts, or an .npz of MFCCs")
-    parser.add_argument("--preset", choices=PRESETS, default="small")
     parser.add_argument("--models", nargs="+", choices=KINDS, default=KINDS)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=pathlib.Path, help="directory for the results (default: runs/deep_speech-TIME)")
-    parser.add_argument("--tensorboard", action="store_true", help="write logs for TensorBoard below --out")
-    parser.add_argument("--beam-width", type=int, default=16)
+    parser.add_argument("--beam-width", type=arguments.at_least(1), default=16)
     _add_data_arguments(parser.add_argument_group("data"))
-    _add_pruning_arguments(parser.add_argument_group("pruning"))
-    preset = parser.add_argument_group("in place of the preset's")
-    for name in ("units", "epochs", "batch-size", "mels"):
-        preset.add_argument(f"--{name}", type=int)
-    preset.add_argument("--learning-rate", type=float)
-    preset.add_argument("--group-lasso", type=float, help="factor, of the model glp")
+    pruning = arguments.add_pruning_arguments(
+        parser, target=0.8, block_shape=(4, 4), group_lasso="factor, of the model glp; default: the preset's"
+    )
+    arguments.add_step_arguments(pruning)
+    preset = arguments.add_preset_arguments(parser, "units", "epochs", "batch-size", "mels")
     preset.add_argument("--activation", choices=("clipped_relu", "relu", "tanh"))
-    options = parser.parse_args(arguments)
-    for name in ("units", "epochs", "batch_size", "mels", "sample_rate", "beam_width"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name.replace('_', '-')} {value}: expected 1 or more")
-    if len(options.block_shape) > 2 or min(options.block_shape) < 1:
-        parser.error(f"--block-shape {options.block_shape}: expected height and width, 1 or more each")
-    options.block_shape = (options.block_shape[0], options.block_shape[-1])
-    options.out = runs.directory(options.out, "deep_speech")
-    return options
+    return parser.parse_args(words)
 
 
 def _add_data_arguments(group):
+    whole = arguments.at_least(0)
     group.add_argument("--valid-speakers", nargs="+", help="default: the last tenth, by name")
-    group.add_argument("--sample-rate", type=int, help="that all files must have; default: that of the first")
+    rate = "that all files must have; default: that of the first"
+    group.add_argument("--sample-rate", type=arguments.at_least(1), help=rate)
     group.add_argument("--unknown-characters", choices=("error", "drop"), default="error")
-    group.add_argument("--time-mask", type=int, default=0, help="SpecAugment: frames masked, below this")
-    group.add_argument("--frequency-mask", type=int, default=0, help="SpecAugment: features masked, below this")
+    group.add_argument("--time-mask", type=whole, default=0, help="SpecAugment: frames masked, below this")
+    group.add_argument("--frequency-mask", type=whole, default=0, help="SpecAugment: features masked, below this")
 
 
-def _add_pruning_arguments(group):
-    group.add_argument("--target", type=float, default=0.8, help="sparsity, a fraction (default: 0.8)")
-    group.add_argument("--block-shape", type=int, nargs="+", default=(4, 4), help="height and width (default: 4 4)")
-    group.add_argument("--begin-step", type=int, help="default: the second epoch")
-    group.add_argument("--ramp-step", type=int, help="default: 20 %% of the epochs")
-    group.add_argument("--end-step", type=int, help="default: 40 %% of the epochs")
-    group.add_argument("--frequency", type=int, help="steps between updates; default: 100, or 10 an epoch")
-    group.add_argument("--min-sparsity", type=float, help="layers below it stay dense; default: measured")
-
-
-def main(arguments=None):
+def main(words=None):
     """The command."""
-    runs.prepare_and_execute(Run, parse(arguments))
+    runs.prepare_and_execute(Run, parse(words))
 
 
 if __name__ == "__main__":

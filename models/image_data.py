@@ -1,11 +1,14 @@
 """Images with classes: from an .npz file, or from a directory that has one of images for each class."""
 
+import os
 import pathlib
 
-import keras
 import numpy as np
 import tensorflow as tf
 
+from models.archives import read_arrays
+
+_TAIL = 1024  # bytes, in which an image must end
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 
 
@@ -52,17 +55,6 @@ class Images:
         return tf.ensure_shape(image if image.shape[-1] == 3 else tf.repeat(image, 3, -1), (self._size, self._size, 3))
 
 
-class TellEpoch(keras.callbacks.Callback):
-    """Tells what has batches in an order of their own for every epoch which it is."""
-
-    def __init__(self, batches):
-        super().__init__()
-        self._batches = batches
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._batches.epoch = epoch
-
-
 def load(directory, max_images=None, held_out=0.1):
     """Reads images: `(images, labels)` to train on and to validate with, and the names of the classes.
 
@@ -77,7 +69,7 @@ def load(directory, max_images=None, held_out=0.1):
 
     Raises:
         FileNotFoundError: if there is no such directory or no images in it.
-        ValueError: if the arrays do not fit together, or there is one class only.
+        ValueError: if a file is damaged, the arrays do not fit together, or there is one class only.
     """
     directory = pathlib.Path(directory)
     if not directory.is_dir():
@@ -92,10 +84,7 @@ def load(directory, max_images=None, held_out=0.1):
 
 
 def _from_archive(file, held_out):
-    with np.load(file) as arrays:
-        if not {"x_train", "y_train"} <= set(arrays):
-            raise ValueError(f"{file} has {sorted(arrays)}: expected x_train and y_train.")
-        x, y = arrays["x_train"], arrays["y_train"]
+    x, y = read_arrays(file, ("x_train", "y_train")).values()
     if x.dtype != "uint8" or x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[3] not in (1, 3)):
         raise ValueError(
             f"x_train of {file} is {x.dtype} {x.shape}: expected uint8 [images, height, width] or with 1 or 3 channels."
@@ -133,6 +122,9 @@ def _files(directory):
         if child.is_dir()
     }
     found = {name: files for name, files in found.items() if files}
+    for files in found.values():
+        for file in files:
+            _check_whole(file)
     if not found:
         raise FileNotFoundError(
             f"No images in {str(directory)!r}. Expected an .npz file with x_train and y_train, or a directory of "
@@ -140,6 +132,30 @@ def _files(directory):
             f"{sorted(child.name for child in directory.iterdir())[:10]}."
         )
     return found
+
+
+def _check_whole(file):
+    """Raises `ValueError` if a file does not begin and end as an image; a pass over all pixels would take long."""
+    with open(file, "rb") as opened:
+        begin, size = opened.read(8), opened.seek(0, os.SEEK_END)
+        opened.seek(max(0, size - _TAIL))
+        tail = opened.read()
+    if not _is_whole(begin, tail, size):
+        raise ValueError(
+            f"{file!r} of {size} bytes is no image, or its download was interrupted: expected a PNG, JPEG, GIF or BMP "
+            "file from its first bytes to its last."
+        )
+
+
+def _is_whole(begin, tail, size):
+    """Whether the first and the last bytes of a file are those of an image of so many bytes."""
+    if begin.startswith(b"\x89PNG\r\n\x1a\n"):
+        return b"IEND" in tail
+    if begin.startswith(b"\xff\xd8\xff"):
+        return b"\xff\xd9" in tail
+    if begin.startswith(b"GIF8"):
+        return tail.rstrip(b"\0").endswith(b";")
+    return begin.startswith(b"BM") and int.from_bytes(begin[2:6], "little") <= size
 
 
 def _in_turns(files, classes):

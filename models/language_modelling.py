@@ -1,13 +1,13 @@
 """What language models share: loss, perplexity, batches, training, and states that start anew with each text."""
 
 import dataclasses
-import sys
 
 import keras
 import tensorflow as tf
 from keras import ops
 
 from models import text
+from models.epochs import fit
 
 
 def word_cross_entropy(words, logits):
@@ -54,20 +54,41 @@ class ResetStates(keras.callbacks.Callback):
                 layer.reset_state()
 
 
-def steps_in(ids, batch_size, num_steps):
-    """Batches that `dataset()` gives in one pass over a text."""
-    return len(text.stateful_batches(ids, batch_size, num_steps)[0]) // batch_size
+class TextBatches:
+    """Batches of a text in the order of its streams, for `fit` and `evaluate`: `(words, next words)`.
 
+    Args:
+        ids: int array `[tokens]`.
+        batch_size, num_steps: streams, and words a step.
+        steps: int, steps that make an epoch, which then begins where the one before ended; None: a whole pass.
+        rows: slice of the streams that are read; the others are those of other processes.
 
-def dataset(ids, batch_size, num_steps, repeat=False):
-    """Batches of a text for `fit` and `evaluate`, in the order of its streams; over and over with `repeat`."""
-    arrays = text.stateful_batches(ids, batch_size, num_steps)
-    # The end of each epoch would wait for tf.data's tuning thread, whose sleeps double up to a minute.
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    batches = tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size, drop_remainder=True)
-    batches = batches.repeat() if repeat else batches
-    return batches.prefetch(1).with_options(options)
+    Raises:
+        ValueError: if the text is too short for one batch.
+    """
+
+    def __init__(self, ids, batch_size, num_steps, steps=None, rows=slice(None)):
+        arrays = text.stateful_batches(ids, batch_size, num_steps)
+        self._arrays = [array.reshape(-1, batch_size, num_steps)[:, rows] for array in arrays]
+        self._steps = steps
+        self.epoch = 0
+
+    def __len__(self):
+        return self._steps or len(self._arrays[0])
+
+    def _in_order(self):
+        first = self.epoch * len(self)
+        for number in range(first, first + len(self)):
+            yield tuple(array[number % len(array)] for array in self._arrays)
+
+    def dataset(self):
+        """A `tf.data.Dataset` of the present epoch each time it is iterated: int32 `[batch, num_steps]` each."""
+        ids = tf.TensorSpec(self._arrays[0].shape[1:], "int32")
+        # The end of each epoch would wait for tf.data's tuning thread, whose sleeps double up to a minute.
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        batches = tf.data.Dataset.from_generator(self._in_order, output_signature=(ids, ids))
+        return batches.apply(tf.data.experimental.assert_cardinality(len(self))).prefetch(1).with_options(options)
 
 
 def compile_model(model, preset):
@@ -90,30 +111,38 @@ def train(model, corpus, preset, epochs, callbacks=()):
     """
     streams = preset.batch_size, preset.num_steps
     rate = keras.callbacks.LearningRateScheduler(lambda epoch, _: preset.rate(epoch))
-    return model.fit(
-        dataset(corpus.train, *streams, repeat=preset.steps_per_epoch is not None),
-        validation_data=dataset(corpus.valid, *streams),
-        epochs=epochs,
-        steps_per_epoch=preset.steps_per_epoch,
-        shuffle=False,
-        callbacks=[ResetStates(), rate, *callbacks],
-        verbose=1 if sys.stdout.isatty() else 2,
+    batches, validation = (
+        TextBatches(corpus.train, *streams, preset.steps_per_epoch),
+        TextBatches(corpus.valid, *streams),
     )
+    return fit(model, batches, validation, epochs, [ResetStates(), rate, *callbacks])
 
 
 def perplexity(model, ids, preset):
     """Perplexity of a compiled, stateful model on a text."""
-    batches = dataset(ids, preset.batch_size, preset.num_steps)
+    batches = TextBatches(ids, preset.batch_size, preset.num_steps).dataset()
     return model.evaluate(batches, callbacks=[ResetStates()], verbose=0, return_dict=True)["perplexity"]
 
 
+def steps_per_epoch(corpus, preset):
+    """Steps of the optimizer in an epoch; raises `ValueError` if a part of the text is too short for one batch."""
+    streams = preset.batch_size, preset.num_steps
+    for ids in (corpus.valid, corpus.test):
+        if ids is not None:
+            TextBatches(ids, *streams)
+    return len(TextBatches(corpus.train, *streams, preset.steps_per_epoch))
+
+
 def copy_weights(source, target):
-    """Gives `target`, the same model without states, all other weights of the stateful `source`; returns `target`."""
-    states = {id(state) for layer in source.layers for state in getattr(layer, "states", None) or ()}
-    kept = [weight for weight in source.weights if id(weight) not in states]
-    for weight, value in zip(target.weights, kept, strict=True):
+    """Gives `target` the weights of `source`, the same model, but not the states that it may keep; returns `target`."""
+    for weight, value in zip(_without_states(target), _without_states(source), strict=True):
         weight.assign(value)
     return target
+
+
+def _without_states(model):
+    states = {id(state) for layer in model.layers for state in getattr(layer, "states", None) or ()}
+    return [weight for weight in model.weights if id(weight) not in states]
 
 
 class LanguageModelTask:
@@ -133,12 +162,9 @@ class LanguageModelTask:
         self.corpus, self.preset, self.include = corpus, preset, include
         self.epochs, self.units = preset.epochs, preset.units
         self._build = build
-        streams = preset.batch_size, preset.num_steps
         self._texts = {"perplexity_valid": corpus.valid, "perplexity_test": corpus.test}
         self._texts = {name: ids for name, ids in self._texts.items() if ids is not None}
-        for ids in self._texts.values():
-            steps_in(ids, *streams)  # raises if the text is too short
-        self.steps_per_epoch = preset.steps_per_epoch or steps_in(corpus.train, *streams)
+        self.steps_per_epoch = steps_per_epoch(corpus, preset)
 
     def build(self, seed, units=None, dynamic=None):
         """A new stateful model."""

@@ -13,24 +13,19 @@ learning rate constant; here it falls to zero along a cosine. README.md has what
 Reference: Hadifar, Deleu, Develder, Demeester: Block-wise Dynamic Sparseness (2020), arXiv:2001.04686.
 """
 
-import argparse
 import dataclasses
-import math
-import pathlib
-import sys
 
 import keras
-import numpy as np
 from keras import layers
 
 import tf_blocksparse as bs
-from models import runs
+from models import arguments, runs
+from models.digit_data import CLASSES, digits
+from models.epochs import fit
 from tf_blocksparse.block_gates import computation, gate_usage
 from tf_blocksparse.gate_plots import plot_gate_usage, plot_gates_by_class
 
-VALIDATION = 5000  # images
-CLASSES = (3, 8)  # that are drawn
-MEAN, DEVIATION = 0.1307, 0.3081  # of the pixels of the training part
+DRAWN = (3, 8)  # classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,26 +58,7 @@ PRESETS = {
 }
 
 
-def load(directory):
-    """Reads the digits: `(x, y)` of the training part, `[images, 784]` float32 and int64 `[images]`.
-
-    Pixels have mean 0 and variance 1.
-    """
-    directory = pathlib.Path(directory)
-    files = sorted(directory.glob("*.npz")) if directory.is_dir() else []
-    for file in files:
-        with np.load(file) as arrays:
-            if {"x_train", "y_train"} <= set(arrays):
-                x, y = arrays["x_train"], arrays["y_train"]
-                pixels = x.reshape(len(x), -1).astype("float32") / 255.0
-                return (pixels - MEAN) / DEVIATION, y.astype("int64")
-    raise FileNotFoundError(
-        f"No .npz file with x_train and y_train in {str(directory)!r}; found {[file.name for file in files]}. "
-        "Keras has one: keras.datasets.mnist.load_data(path='/DIR/mnist.npz')."
-    )
-
-
-def network(preset, kind, features=784, classes=10):
+def network(preset, kind, features=784, classes=CLASSES):
     """Builds a model: images `[batch, features]` -> logits `[batch, classes]`.
 
     Args:
@@ -120,54 +96,43 @@ def hidden_layer(preset, kind, name):
     )
 
 
+def compile_model(model, preset, steps):
+    """Compiles with momentum SGD, whose rate falls to zero in so many steps; dense and dynamic alike."""
+    rate = keras.optimizers.schedules.CosineDecay(preset.learning_rate, steps)
+    model.compile(
+        keras.optimizers.SGD(rate, momentum=preset.momentum),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=False,
+    )
+
+
+def validation_error(model, validation):
+    """Share of the validation images that are not recognised."""
+    return 1.0 - model.evaluate(validation.dataset(), verbose=0, return_dict=True)["accuracy"]
+
+
 class Run:
     """Training and comparison, a step a method."""
 
     def __init__(self, options):
         self.options = options
-        self.preset = PRESETS[options.preset]
-        self.preset = dataclasses.replace(
-            self.preset,
-            epochs=self.preset.epochs if options.epochs is None else options.epochs,
-            sparsity=self.preset.sparsity if options.sparsity is None else options.sparsity,
-        )
-        x, y = load(options.data)
-        if len(x) <= VALIDATION:
-            raise ValueError(f"{len(x)} images are too few: the last {VALIDATION} are for validation.")
-        self.training, self.validation = (x[:-VALIDATION], y[:-VALIDATION]), (x[-VALIDATION:], y[-VALIDATION:])
-        options.out.mkdir(parents=True, exist_ok=True)
+        given = arguments.given(options, "epochs", "sparsity", "batch_size", "learning_rate")
+        self.preset = dataclasses.replace(PRESETS[options.preset], **given)
+        self.training, self.validation = digits(options.data, self.preset.batch_size, options.seed)
+        settings = {**dataclasses.asdict(self.preset), "seed": options.seed, "images": len(self.training.y)}
+        runs.keep_settings(options.out, settings)
 
     def train(self, kind):
-        """Trains a model with plain `fit`, or goes on training it: the model, and its validation error by epoch."""
-        preset, out = self.preset, self.options.out
-        keras.utils.set_random_seed(self.options.seed)
-        model = network(preset, kind, self.training[0].shape[1])
-        steps = math.ceil(len(self.training[0]) / preset.batch_size)
-        rate = keras.optimizers.schedules.CosineDecay(preset.learning_rate, preset.epochs * steps)
-        model.compile(
-            keras.optimizers.SGD(rate, momentum=preset.momentum),
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
-            jit_compile=False,
-        )
-        log = out / f"{kind}.csv"
-        model.fit(
-            *self.training,
-            batch_size=preset.batch_size,
-            epochs=preset.epochs,
-            validation_data=self.validation,
-            callbacks=[
-                keras.callbacks.BackupAndRestore(out / f"{kind}_backup", delete_checkpoint=False),
-                keras.callbacks.CSVLogger(log, append=True),
-            ],
-            verbose=1 if sys.stdout.isatty() else 2,
-        )
-        model.save(out / f"{kind}.keras")
+        """Trains a model with plain `fit`, or goes on training it: the model."""
+        preset, options = self.preset, self.options
+        keras.utils.set_random_seed(options.seed)
+        model = network(preset, kind, self.training.x.shape[1])
+        compile_model(model, preset, preset.epochs * len(self.training))
+        callbacks = runs.callbacks(options.out, kind, options.tensorboard)
+        fit(model, self.training, self.validation, preset.epochs, callbacks)
+        runs.save(model, options.out / f"{kind}.keras")
         return model
-
-    def validation_error(self, model):
-        """Share of the validation images that are not recognised."""
-        return 1.0 - model.evaluate(*self.validation, batch_size=500, verbose=0, return_dict=True)["accuracy"]
 
     def execute(self):
         """Trains the models, prints the table, draws the pictures."""
@@ -177,8 +142,10 @@ class Run:
             model = self.train(kind)
             rows.append(self.row(kind, model))
             if kind == "dynamic":
-                usage = gate_usage(model, self.validation[0])
-                plot_gates_by_class(model, *self.validation, classes=CLASSES).savefig(out / "figure1.png", dpi=120)
+                usage = gate_usage(model, self.validation.x)
+                plot_gates_by_class(model, self.validation.x, self.validation.y, classes=DRAWN).savefig(
+                    out / "figure1.png", dpi=120
+                )
                 plot_gate_usage(usage, None).savefig(out / "figure2.png", dpi=120)
                 print(*usage, sep="\n")
                 print(*computation(model), sep="\n")
@@ -186,10 +153,10 @@ class Run:
 
     def row(self, kind, model):
         """What the table says of a model."""
-        error = f"{self.validation_error(model):.2%}"
+        error = f"{validation_error(model, self.validation):.2%}"
         if kind == "dense":
             return [kind, error, "0%", "1.000", "", "", f"{model.count_params():,}"]
-        parts, usages = computation(model), gate_usage(model, self.validation[0])
+        parts, usages = computation(model), gate_usage(model, self.validation.x)
         dense = sum(part.dense for part in parts)
         dependent = sum(u.input_dependent for u in usages) / sum(u.open_share.size for u in usages)
         return [
@@ -212,35 +179,65 @@ class Run:
         print(f"Models, logs and pictures: {self.options.out}")
 
 
-def parse(arguments=None):
+class Task:
+    """The network as `models.sweep` trains it, to be compared by its error on the validation images.
+
+    Args:
+        data: path of the directory.
+        preset: a `Preset`.
+    """
+
+    metric = "error_valid"
+    include = ["hidden_*"]
+
+    def __init__(self, data, preset):
+        self.preset, self.epochs, self.units = preset, preset.epochs, preset.units
+        self._training, self._validation = digits(data, preset.batch_size)
+        self.steps_per_epoch = len(self._training)
+
+    def build(self, seed, units=None, dynamic=None):
+        """A new model."""
+        keras.utils.set_random_seed(seed)
+        preset, kind = dataclasses.replace(self.preset, units=units or self.units), "dense"
+        if dynamic is not None:
+            block_shape, sparsity = dynamic
+            preset, kind = dataclasses.replace(preset, block_shape=block_shape, sparsity=sparsity), "dynamic"
+        return network(preset, kind, self._training.x.shape[1])
+
+    def fit(self, model, callbacks):
+        """Compiles the model and trains all epochs."""
+        compile_model(model, self.preset, self.epochs * self.steps_per_epoch)
+        fit(model, self._training, self._validation, self.epochs, callbacks)
+
+    def scores(self, model):
+        """The share of images that are not recognised."""
+        return {"error_valid": validation_error(model, self._validation)}
+
+
+def sweep_task(data, preset, settings):
+    """What `models.sweep` trains; see there."""
+    if data is None:
+        raise ValueError("models.mnist needs --data: a directory with an .npz file that has x_train and y_train.")
+    return Task(data, runs.preset_with(PRESETS, preset or "small", settings))
+
+
+def parse(words=None):
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m models.mnist", description="Digits: dense layers, and layers that choose their blocks."
+    parser = arguments.command_parser(
+        "mnist",
+        "Digits: dense layers, and layers that choose their blocks.",
+        "directory with an .npz file that has x_train and y_train",
+        PRESETS,
     )
-    parser.add_argument("--data", required=True, help="directory with an .npz file that has x_train and y_train")
-    parser.add_argument("--preset", choices=PRESETS, default="small")
     parser.add_argument("--models", nargs="+", choices=("dynamic", "dense"), default=("dynamic", "dense"))
-    parser.add_argument("--epochs", type=int, help="in place of the preset's")
-    parser.add_argument("--sparsity", type=float, help="a fraction, in place of the preset's")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=pathlib.Path, help="directory for the results (default: runs/mnist-TIME)")
-    options = parser.parse_args(arguments)
-    if options.epochs is not None and options.epochs < 1:
-        parser.error(f"--epochs {options.epochs}: expected 1 or more epochs")
-    if options.sparsity is not None and not 0 <= options.sparsity < 1:
-        parser.error(f"--sparsity {options.sparsity}: expected a fraction, at least 0 and below 1")
-    options.out = runs.directory(options.out, "mnist")
-    return options
+    preset = arguments.add_preset_arguments(parser, "epochs", "batch-size")
+    preset.add_argument("--sparsity", type=arguments.fraction, help="a fraction")
+    return parser.parse_args(words)
 
 
-def main(arguments=None):
-    """The command: prepares, which finds all that is wrong with its arguments and data, then runs."""
-    options = parse(arguments)
-    try:
-        run = Run(options)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    run.execute()
+def main(words=None):
+    """The command."""
+    runs.prepare_and_execute(Run, parse(words))
 
 
 if __name__ == "__main__":

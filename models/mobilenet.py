@@ -15,18 +15,17 @@ Keras's model is that of Howard et al.: `keras.applications.MobileNet`. The auth
 References: Zhu, Gupta: To prune, or not to prune (2017), arXiv:1710.01878. Howard et al. (2017), arXiv:1704.04861.
 """
 
-import argparse
 import dataclasses
-import pathlib
-import sys
 
 import keras
 from keras import layers
 
 import tf_blocksparse as bs
-from models import image_data, runs
+from models import arguments, image_data, runs
+from models.epochs import fit as fit_epochs
 
 POINTWISE = ["conv_pw_*", "conv_preds"]
+CHANNELS = 32  # of the first convolution, at width 1
 COLUMNS = ("model", "width", "sparsity", "parameters", "not zero", "accuracy", "top 5")
 
 
@@ -125,7 +124,7 @@ class Run:
         for name in ("widths", "targets"):  # more of them may be asked for later
             del settings[name]
         settings.update(block_shape=options.block_shape, group_lasso=options.group_lasso, classes=self.classes)
-        runs.group_lasso(options)  # raises if the factor is none
+        arguments.group_lasso(options)  # raises if the factor is none
         runs.keep_settings(options.out, settings)
 
     def train(self, name, width, target=None):
@@ -134,7 +133,7 @@ class Run:
         keras.utils.set_random_seed(options.seed)
         model = mobilenet(len(self.classes), preset, width)
         if target is not None:
-            prune(model, options.block_shape, self.schedules[target], runs.group_lasso(options))
+            prune(model, options.block_shape, self.schedules[target], arguments.group_lasso(options))
         callbacks = runs.callbacks(options.out, name, options.tensorboard, target is not None)
         fit(model, self.train_images, self.validation, preset, callbacks)
         return model if target is None else bs.strip_pruning(model)
@@ -148,9 +147,9 @@ class Run:
         for name, width, target in cells:
             print(f"\n{name}: {preset.epochs} epochs of {len(self.train_images)} steps", flush=True)
             model = self.train(name, width, target)
-            model.save(self.options.out / f"{name}.keras")
+            runs.save(model, self.options.out / f"{name}.keras")
             rows.append(self.row(model, width, target))
-            bs.export(model if target is None else self.convert(model), self.options.out / f"{name}_served")
+            runs.export(model if target is None else self.convert(model), self.options.out / f"{name}_served")
         title = f"{self.options.preset}: {len(self.classes)} classes, {preset.size} x {preset.size} pixels, blocks of "
         runs.print_rows(title + " x ".join(map(str, self.options.block_shape)), COLUMNS, rows)
         print(f"Models and logs: {self.options.out}")
@@ -178,18 +177,56 @@ class Run:
         ]
 
 
+class Task:
+    """The widest MobileNet as `models.sweep` trains it, to be compared by its accuracy on the validation images.
+
+    Its `units` are the channels of the first convolution, 32 for the width 1.
+
+    Args:
+        data: path of the directory.
+        preset: a `Preset`.
+    """
+
+    metric = "accuracy_valid"
+    higher_is_better = True
+    include = POINTWISE
+
+    def __init__(self, data, preset):
+        self.preset, self.epochs, self.units = preset, preset.epochs, round(CHANNELS * max(preset.widths))
+        train, val, self._classes = image_data.load(data)
+        self._images = image_data.Images(*train, preset.size, preset.batch_size)
+        self._validation = image_data.Images(*val, preset.size, preset.batch_size)
+        self.steps_per_epoch = len(self._images)
+
+    def build(self, seed, units=None, dynamic=None):
+        """A new model."""
+        if dynamic is not None:
+            raise ValueError("models.mobilenet has no layers that choose their blocks: use --model mnist.")
+        keras.utils.set_random_seed(seed)
+        return mobilenet(len(self._classes), self.preset, (units or self.units) / CHANNELS)
+
+    def fit(self, model, callbacks):
+        """Compiles the model and trains all epochs."""
+        fit(model, self._images, self._validation, self.preset, callbacks)
+
+    def scores(self, model):
+        """Accuracies: that the likeliest class is right, and that one of the five likeliest is."""
+        found = model.evaluate(self._validation.dataset(), verbose=0, return_dict=True)
+        return {"accuracy_valid": found["accuracy"], "top_5_valid": found["top_5"]}
+
+
+def sweep_task(data, preset, settings):
+    """What `models.sweep` trains; see there."""
+    if data is None:
+        raise ValueError("models.mobilenet needs --data: a directory with an .npz file, or with images by class.")
+    return Task(data, runs.preset_with(PRESETS, preset or "small", settings))
+
+
 def fit(model, images, validation, preset, callbacks):
     """Compiles a model and trains all epochs, or those that are left."""
     compile_model(model, preset)
     rate = keras.callbacks.LearningRateScheduler(lambda epoch, _: preset.rate(epoch))
-    model.fit(
-        images.dataset(),
-        validation_data=validation.dataset(),
-        epochs=preset.epochs,
-        shuffle=False,
-        callbacks=[*callbacks, image_data.TellEpoch(images), rate],
-        verbose=1 if sys.stdout.isatty() else 2,
-    )
+    fit_epochs(model, images, validation, preset.epochs, [rate, *callbacks])
 
 
 def compile_model(model, preset):
@@ -205,44 +242,32 @@ def compile_model(model, preset):
 
 def chosen_preset(options):
     """The preset with what the command line puts in its place."""
-    given = {"size": options.size, "epochs": options.epochs, "batch_size": options.batch_size}
-    given.update(widths=options.widths, targets=options.target, learning_rate=options.learning_rate)
-    given = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v is not None}
+    given = arguments.given(options, "size", "widths", "epochs", "batch_size", "learning_rate", "target")
+    given.update({"targets": given.pop("target")} if "target" in given else {})
     return dataclasses.replace(PRESETS[options.preset], **given)
 
 
-def parse(arguments=None):
+def parse(words=None):
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m models.mobilenet", description="MobileNets, narrow and dense or wide and block-sparse."
+    parser = arguments.command_parser(
+        "mobilenet",
+        "MobileNets, narrow and dense or wide and block-sparse.",
+        "directory with an .npz file, or with images by class",
+        PRESETS,
     )
-    parser.add_argument("--data", required=True, help="directory with an .npz file, or with images by class")
-    parser.add_argument("--preset", choices=PRESETS, default="small")
-    parser.add_argument("--max-images", type=int, help="train on the first so many images only")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=pathlib.Path, help="directory for the results (default: runs/mobilenet-TIME)")
-    parser.add_argument("--tensorboard", action="store_true", help="write logs for TensorBoard below --out")
-    runs.add_pruning_arguments(parser, target=None, block_shape=(16, 16))
-    preset = parser.add_argument_group("in place of the preset's")
-    preset.add_argument("--widths", type=float, nargs="+", help="of the dense models; the widest is pruned")
-    for name in ("size", "epochs", "batch-size"):
-        preset.add_argument(f"--{name}", type=int)
-    preset.add_argument("--learning-rate", type=float)
-    options = parser.parse_args(arguments)
-    for name, least in (("size", 32), ("epochs", 1), ("batch_size", 1), ("max_images", 1)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            parser.error(f"--{name.replace('_', '-')} {value}: expected {least} or more")
-    if options.widths is not None and min(options.widths) <= 0:
-        parser.error(f"--widths {min(options.widths):g}: expected numbers above 0")
-    runs.check_block_shape(parser, options)
-    options.out = runs.directory(options.out, "mobilenet")
-    return options
+    parser.add_argument("--max-images", type=arguments.at_least(1), help="train on the first so many images only")
+    arguments.add_pruning_arguments(parser, target=None, block_shape=(16, 16))
+    preset = arguments.add_preset_arguments(parser, "epochs", "batch-size")
+    preset.add_argument("--size", type=arguments.at_least(32), help="height and width of the images")
+    preset.add_argument(
+        "--widths", type=arguments.positive, nargs="+", help="of the dense models; the widest is pruned"
+    )
+    return parser.parse_args(words)
 
 
-def main(arguments=None):
+def main(words=None):
     """The command."""
-    runs.prepare_and_execute(Run, parse(arguments))
+    runs.prepare_and_execute(Run, parse(words))
 
 
 if __name__ == "__main__":

@@ -18,24 +18,15 @@ from a quarter of the input, add 0.4 M; the paper's, 0.5 M. Weight drop and embe
 Reference: Hadifar, Deleu, Develder, Demeester: Block-wise Dynamic Sparseness (2020), arXiv:2001.04686, section 4.2.
 """
 
-import argparse
 import dataclasses
-import pathlib
 
 import keras
 import numpy as np
 
 import tf_blocksparse as bs
-from models import runs, text
+from models import arguments, runs, text
 from models.dynamic_lm import PRESETS, filters, language_model, parameter_count, table_count
-from models.language_modelling import (
-    LanguageModelTask,
-    compile_model,
-    copy_weights,
-    perplexity,
-    steps_in,
-    train,
-)
+from models.language_modelling import LanguageModelTask, compile_model, copy_weights, perplexity, steps_per_epoch, train
 
 KINDS = ("dense", "dynamic", "agp")
 WORDS = (16, 40)  # sequences and words of the validation text that gates are counted on
@@ -49,12 +40,7 @@ class Run:
         self.preset = chosen_preset(options)
         preset = self.preset
         self.corpus = text.load_directory(options.data, preset.max_vocabulary)
-        for ids in (self.corpus.valid, self.corpus.test):
-            if ids is not None:
-                steps_in(ids, preset.batch_size, preset.num_steps)  # raises if the text is too short
-        self.steps_per_epoch = preset.steps_per_epoch or steps_in(
-            self.corpus.train, preset.batch_size, preset.num_steps
-        )
+        self.steps_per_epoch = steps_per_epoch(self.corpus, preset)
         self.ramps = planned_ramps(options, preset, self.steps_per_epoch)
         self._keep_settings()
 
@@ -92,13 +78,13 @@ class Run:
             print(f"\n{kind}: {self.preset.epochs} epochs of {self.steps_per_epoch} steps", flush=True)
             model = self.train(kind)
             stateless = copy_weights(model, self.new_model(kind, stateful=False))
-            stateless.save(self.options.out / f"{kind}.keras")
+            runs.save(stateless, self.options.out / f"{kind}.keras")
             rows.append(self.row(kind, model))
             served = stateless
             if kind == "dynamic":
                 self.print_gates(stateless)
                 served = self.convert(stateless)
-            bs.export(served, self.options.out / f"{kind}_served")
+            runs.export(served, self.options.out / f"{kind}_served")
         self.print_table(rows)
 
     def words(self):
@@ -172,11 +158,9 @@ def sweep_task(data, preset, settings):
 def chosen_preset(options):
     """The preset with what the command line puts in its place; a ramp goes with the number of epochs."""
     preset = PRESETS[options.preset]
-    epochs = preset.epochs if options.epochs is None else options.epochs
-    ramp = tuple(epoch * epochs / preset.epochs for epoch in preset.ramp)
-    given = {"units": options.units, "block_shape": options.block_shape, "learning_rate": options.learning_rate}
-    given.update(max_vocabulary=options.max_vocabulary, ramp=options.ramp or ramp, epochs=epochs)
-    return dataclasses.replace(preset, **{name: value for name, value in given.items() if value is not None})
+    given = arguments.given(options, "units", "block_shape", "learning_rate", "max_vocabulary", "ramp", "epochs")
+    ramp = tuple(epoch * given.get("epochs", preset.epochs) / preset.epochs for epoch in preset.ramp)
+    return dataclasses.replace(preset, **{"ramp": ramp, **given})
 
 
 def planned_ramps(options, preset, steps_per_epoch):
@@ -194,44 +178,28 @@ def planned_ramps(options, preset, steps_per_epoch):
     return {kind: bs.GradualSparsity(options.sparsity, begin, end, frequency, power=p) for kind, p in powers.items()}
 
 
-def parse(arguments=None):
+def parse(words=None):
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m models.qrnn_lm", description="Word language models whose layers choose their blocks."
+    parser = arguments.command_parser(
+        "qrnn_lm",
+        "Word language models whose layers choose their blocks.",
+        "directory with *.train.txt and *.valid.txt",
+        PRESETS,
     )
-    parser.add_argument("--data", required=True, help="directory with *.train.txt and *.valid.txt")
-    parser.add_argument("--preset", choices=PRESETS, default="small")
     parser.add_argument("--models", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--sparsity", type=float, default=0.5, help="a fraction (default: 0.5)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=pathlib.Path, help="directory for the results (default: runs/qrnn_lm-TIME)")
-    parser.add_argument("--tensorboard", action="store_true", help="write logs for TensorBoard below --out")
-    preset = parser.add_argument_group("in place of the preset's")
-    preset.add_argument("--units", type=int, help="width of the recurrent layers: the small dense models")
-    preset.add_argument("--block-shape", type=int, nargs="+", help="height and width, of the dynamic model")
-    preset.add_argument("--agp-block-shape", type=int, nargs="+", help="of the pruned model (default: as the dynamic)")
-    preset.add_argument("--epochs", type=int)
+    preset = arguments.add_preset_arguments(parser, "units", "epochs", "max-vocabulary")
+    arguments.add_block_shape(preset, "--block-shape", None, "height and width, of the dynamic model")
+    arguments.add_block_shape(preset, "--agp-block-shape", None, "of the pruned model (default: as the dynamic)")
     preset.add_argument("--ramp", type=float, nargs=2, metavar=("BEGIN", "END"), help="epochs in which sparsity rises")
-    preset.add_argument("--learning-rate", type=float)
-    preset.add_argument("--max-vocabulary", type=int, help="words that are kept")
-    options = parser.parse_args(arguments)
-    for name in ("epochs", "units"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name} {value}: expected 1 or more")
-    for name in ("block_shape", "agp_block_shape"):
-        shape = getattr(options, name)
-        if shape is not None and (len(shape) > 2 or min(shape) < 1):
-            parser.error(f"--{name.replace('_', '-')} {shape}: expected height and width, 1 or more each")
-        setattr(options, name, shape and (shape[0], shape[-1]))
+    options = parser.parse_args(words)
     options.agp_block_shape = options.agp_block_shape or options.block_shape or PRESETS[options.preset].block_shape
-    options.out = runs.directory(options.out, "qrnn_lm")
     return options
 
 
-def main(arguments=None):
+def main(words=None):
     """The command."""
-    runs.prepare_and_execute(Run, parse(arguments))
+    runs.prepare_and_execute(Run, parse(words))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""What commands that train share: settings that a directory keeps, callbacks that let a run go on, pruning, a table."""
+"""What commands that train share: settings that a directory keeps, callbacks that let a run go on, files, a table."""
 
-import argparse
 import dataclasses
 import json
-import pathlib
+import os
+import shutil
 import sys
-import time
 
 import keras
 from rich import box
@@ -13,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 import tf_blocksparse as bs
+from models.epochs import Backup
+from models.workers import WorkerError
 
 
 def keep_settings(out, settings):
@@ -23,18 +24,35 @@ def keep_settings(out, settings):
         settings: dict that JSON can hold.
 
     Raises:
-        FileExistsError: if the directory has a run of other settings.
+        FileExistsError: if the directory has a run of other settings, or models of something else.
     """
     file, written = out / "settings.json", json.dumps(settings, indent=1)
     if file.exists() and file.read_text() != written:
         raise FileExistsError(f"{file.parent} has a run of other settings: see {file.name}. Give another --out.")
+    if not file.exists() and out.is_dir() and any(path.is_dir() or path.suffix == ".keras" for path in out.iterdir()):
+        raise FileExistsError(
+            f"{out} has models or directories, and no {file.name} that says of what. Give another --out."
+        )
     out.mkdir(parents=True, exist_ok=True)
-    file.write_text(written)
+    part = out / f"settings-{os.getpid()}.part"  # several processes may write it, and others read
+    part.write_text(written)
+    part.replace(file)
 
 
-def directory(out, command):
-    """`out`, or if it is None a directory of the present time for that command: path."""
-    return out or pathlib.Path("runs") / time.strftime(f"{command}-%Y%m%d-%H%M%S")
+def save(model, file):
+    """Writes a `.keras` file that is whole whenever it is there."""
+    part = file.with_name(f"part-{file.name}")
+    model.save(part)
+    part.replace(file)
+
+
+def export(model, path):
+    """Writes a SavedModel, also in the place of that of an earlier attempt of the same run."""
+    part = path.with_name(f"part-{path.name}")
+    shutil.rmtree(part, ignore_errors=True)
+    bs.export(model, part)
+    shutil.rmtree(path, ignore_errors=True)
+    part.rename(path)
 
 
 def prepare_and_execute(prepare, options):
@@ -48,7 +66,10 @@ def prepare_and_execute(prepare, options):
         run = prepare(options)
     except (ValueError, TypeError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
-    run.execute()
+    try:
+        run.execute()
+    except WorkerError as error:
+        sys.exit(f"error: {error}")
 
 
 def callbacks(out, name, tensorboard=False, pruned=False):
@@ -60,15 +81,12 @@ def callbacks(out, name, tensorboard=False, pruned=False):
         tensorboard: bool, whether to write logs for it.
         pruned: bool, whether the model is.
     """
-    found = [
-        keras.callbacks.BackupAndRestore(out / f"{name}_backup", delete_checkpoint=False),
-        keras.callbacks.CSVLogger(out / f"{name}.csv", append=True),
-    ]
+    found = [keras.callbacks.CSVLogger(out / f"{name}.csv", append=True)]
     if tensorboard:
         found.append(keras.callbacks.TensorBoard(out / "tensorboard" / name))
         if pruned:
             found.append(bs.PruningTensorBoard(out / "tensorboard" / f"{name}_pruning"))
-    return found
+    return [*found, Backup(out / f"{name}_backup.weights.h5")]
 
 
 def print_rows(title, columns, rows):
@@ -79,46 +97,6 @@ def print_rows(title, columns, rows):
     for row in rows:
         table.add_row(*row)
     Console(width=None if sys.stdout.isatty() else 120).print(table)
-
-
-def add_pruning_arguments(parser, target, block_shape):
-    """Adds what all commands that prune are asked in the same words.
-
-    Args:
-        parser: an `argparse.ArgumentParser`.
-        target: default sparsity; None: the preset has one or several.
-        block_shape: default `(height, width)`.
-    """
-    pruning = parser.add_argument_group("pruning")
-    if target is None:
-        pruning.add_argument("--target", type=float, nargs="+", help="sparsities, fractions; default: the preset's")
-    else:
-        pruning.add_argument("--target", type=float, default=target, help=f"sparsity, a fraction (default: {target})")
-    shown = " ".join(map(str, block_shape))
-    pruning.add_argument(
-        "--block-shape", type=side, nargs="+", default=block_shape, help=f"height and width (default: {shown})"
-    )
-    pruning.add_argument("--group-lasso", type=float, help="factor; default: none")
-    pruning.add_argument("--min-sparsity", type=float, help="layers below it stay dense; default: measured")
-
-
-def side(word):
-    """Height or width of a block, from the command line."""
-    if not word.isdigit() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"{word!r}: expected height and width, 1 or more each")
-    return int(word)
-
-
-def check_block_shape(parser, options):
-    """Makes `options.block_shape` a pair, or ends the command."""
-    if len(options.block_shape) > 2:
-        parser.error(f"--block-shape {' '.join(map(str, options.block_shape))}: expected height and width")
-    options.block_shape = (options.block_shape[0], options.block_shape[-1])
-
-
-def group_lasso(options):
-    """The regularizer that `--group-lasso` asks for, or None."""
-    return None if options.group_lasso is None else bs.BlockGroupLasso(options.group_lasso)
 
 
 def gradual_schedule(target, steps_per_epoch, epochs):

@@ -3,7 +3,6 @@
 So a run that goes on in its fifth epoch sees what it would have seen without having been stopped.
 """
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -34,14 +33,19 @@ class Batches:
         self.batch_size = batch_size
         self.seed = seed
         self.masks = (0, 0) if seed is None else (time_mask, frequency_mask)
-        self.begin(0)
+        self.epoch = 0
 
     def __len__(self):
         return -(-len(self.utterances) // self.batch_size)
 
-    def begin(self, epoch):
-        """Says which epoch the next pass is."""
-        self.epoch = epoch
+    @property
+    def epoch(self):
+        """Which epoch the next pass is."""
+        return self._epoch
+
+    @epoch.setter
+    def epoch(self, epoch):
+        self._epoch = epoch
         self._mask = mask_function(*self.masks, seed=hash((self.seed, epoch)) % 2**31)
 
     def order(self):
@@ -83,10 +87,6 @@ class Batches:
         options.autotune.enabled = False
         batches = tf.data.Dataset.from_generator(lambda: iter(self), output_signature=signature)
         return batches.apply(tf.data.experimental.assert_cardinality(len(self))).prefetch(1).with_options(options)
-
-    def callback(self):
-        """A callback that tells the epochs of `fit()`."""
-        return keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: self.begin(epoch))
 
 
 def mean_and_variance(corpus, utterances):

@@ -15,16 +15,17 @@ import dataclasses
 import pathlib
 import re
 import wave
-import zipfile
 from collections.abc import Callable
 
 import numpy as np
 
 from models import ctc
+from models.archives import read_arrays
 from models.speech_features import Spectrograms
 
 DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
 _DIGIT_NAME = re.compile(r"(\d)_([^_]+)_\d+")
+LOWEST_RATE = 1000  # samples a second
 _VALID_SHARE = 0.1  # of the utterances, at least, if no speakers are named
 
 
@@ -126,21 +127,20 @@ def read(directory, mels=None, sample_rate=None, stride=2, unknown="error"):
 
 def _read_arrays(file, unknown):
     """The corpus of an `.npz` file."""
-    try:
-        with np.load(file) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{str(file)!r} cannot be read, as if its download was interrupted: {error}") from error
-    missing = sorted({"features", "offsets", "text"} - set(found))
-    if missing:
-        raise ValueError(f"{str(file)!r} has no {', '.join(missing)}; found {sorted(found)}.")
+    found = read_arrays(file, ("features", "offsets", "text"), optional=("speaker",))
     features, offsets, texts = (found[name] for name in ("features", "offsets", "text"))
     lengths = np.diff(offsets)
-    if features.ndim != 2 or len(texts) != len(lengths) or (lengths < 0).any() or offsets[-1] > len(features):
+    speakers = found.get("speaker", texts)
+    fit = features.ndim == 2 and texts.ndim == 1 and len(texts) == len(lengths) == len(speakers)
+    rising = offsets.dtype.kind in "iu" and offsets.ndim == 1 and offsets[0] >= 0 and (lengths >= 0).all()
+    if not fit or not rising or offsets[-1] > len(features):
         raise ValueError(
-            f"{str(file)!r}: expected features [frames, bins] and one more offset than texts, rising up to the number "
-            f"of frames. Received: features {features.shape}, {len(offsets)} offsets, {len(texts)} texts."
+            f"{str(file)!r}: expected features [frames, bins], texts, as many speakers if any, and one more offset, "
+            f"ints that rise from 0 up to the number of frames. Received: features {features.shape}, {offsets.shape} "
+            f"offsets of {offsets.dtype}, {len(texts)} texts, {len(speakers)} speakers."
         )
+    if features.dtype.kind not in "fiu" or not np.isfinite(features).all():
+        raise ValueError(f"{str(file)!r} has features that are no numbers, or infinite ({features.dtype}).")
     speakers = found.get("speaker", [f"utterance-{i:06}" for i in range(len(texts))])
     utterances = [
         Utterance(f"{file.name}[{i}]", str(speakers[i]), _known(text, f"{file.name}[{i}]", unknown), int(n), i)
@@ -149,11 +149,18 @@ def _read_arrays(file, unknown):
     return Corpus(tuple(utterances), features.shape[1], lambda i: features[offsets[i] : offsets[i + 1]])
 
 
+def _text(file):
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{str(file)!r} is no UTF-8 text: {error}. Convert it, e.g. with iconv.") from error
+
+
 def _transcribed(directory):
     """`(wav file, speaker, transcript)` of every utterance below a directory, in the order of their names."""
     found = []
     for file in sorted(directory.rglob("*.trans.txt")):
-        for line in filter(str.strip, file.read_text().split("\n")):
+        for line in filter(str.strip, _text(file).split("\n")):
             name, _, text = line.strip().partition(" ")
             found.append((file.parent / f"{name}.wav", name.split("-")[0], text))
     if not found:
@@ -204,6 +211,8 @@ def _checked_header(file):
         ) from error
     if (channels, width) != (1, 2):
         raise ValueError(f"{str(file)!r} has {channels} channels of {8 * width} bits; expected one of 16 bits.")
+    if rate < LOWEST_RATE:
+        raise ValueError(f"{str(file)!r} has {rate} samples a second; expected {LOWEST_RATE} or more for speech.")
     if not samples or file.stat().st_size < 2 * samples:
         raise ValueError(
             f"{str(file)!r} should have {samples} samples and is {file.stat().st_size} bytes long: it is empty, or its "

@@ -12,13 +12,15 @@ shapes or seeds may be asked for later in the same directory; other settings may
 
 Any module can be swept that has a function `sweep_task(data, preset, settings)`, which returns an object with
 
-- `metric`: the name, among those of `scores()`, of what figures show; lower is better;
+- `metric`: the name, among those of `scores()`, of what figures show; lower is better, or with an attribute
+  `higher_is_better = True` higher;
 - `epochs`, `steps_per_epoch`: of every training;
 - `units`: the width that `build()` makes of itself;
 - `include`: what `prune_blocks(include=...)` is given: the weights that the model's paper prunes; None: all;
 - `build(seed, units=None, dynamic=None)`: a new, uncompiled `keras.Model`, the same for the same seed, of that width.
   `dynamic` is None or `(block_shape, schedule)`: layers that choose their blocks; a model that has no such layers
   raises `ValueError`;
+- `check_blocks(block_shape)`, optional: raises `ValueError` if the model cannot be pruned in such blocks;
 - `fit(model, callbacks)`: compiles the model and trains all epochs, each the same when it comes after a restart;
 - `scores(model)`: dict from name to float.
 
@@ -31,7 +33,6 @@ import importlib
 import json
 import math
 import pathlib
-import shutil
 import sys
 import time
 
@@ -40,6 +41,7 @@ import numpy as np
 
 import tf_blocksparse as bs
 from models import runs, sweep_figures
+from models.epochs import Backup
 from models.sweep_grid import Cell, by, command, grid, parse
 from models.sweep_methods import METHODS, SINGLE, Steps, prune, rising_sparsity
 from models.sweep_tables import CurveLog, Seconds, Table
@@ -79,6 +81,7 @@ class Sweep:
             if cell.method == "dynamic":
                 self.build(first, dynamic=(cell.block_shape, rising_sparsity(cell.target, self.steps)))
             elif METHODS[cell.method].is_sparse:
+                getattr(self.task, "check_blocks", lambda shape: None)(cell.block_shape)
                 bs.GradualSparsity(cell.target, 0, 1)  # raises if the target is none
 
     def _keep_settings(self):
@@ -87,6 +90,8 @@ class Sweep:
         data = None if options.data is None else str(pathlib.Path(options.data).resolve())
         settings = {"model": options.model, "preset": options.preset, "data": data, "set": dict(options.set)}
         settings.update(metric=self.task.metric, epochs=self.task.epochs, steps_per_epoch=self.task.steps_per_epoch)
+        if getattr(self.task, "higher_is_better", False):
+            settings["higher_is_better"] = True
         runs.keep_settings(self.out, settings)
 
     def build(self, seed, **arguments):
@@ -121,15 +126,15 @@ class Sweep:
         model = self.model(cell)
         log = CurveLog(directory / "curves.json", every=max(1, self.steps.total // 100))
         seconds = Seconds(directory / "seconds.csv")
-        backup = keras.callbacks.BackupAndRestore(directory / "backup", delete_checkpoint=False)
-        self.task.fit(model, [backup, seconds, log])
+        backup = Backup(directory / "backup.weights.h5")
+        self.task.fit(model, [seconds, log, backup])
         if cell.method == "dense":
             model.save_weights(directory / "model.weights.h5")
         row = self.row(cell, model, seconds.total())
         for name, rows in self._detail_rows(cell, model, log).items():
             self.details[name].replace(cell.run, rows)
         self.results.replace(cell.run, [row])
-        shutil.rmtree(directory / "backup", ignore_errors=True)
+        backup.path.unlink()
         return row
 
     def model(self, cell):

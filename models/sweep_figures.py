@@ -39,8 +39,9 @@ def draw_all(directory):
     for name in ("settings.json", "results.csv"):
         if not (directory / name).exists():
             raise FileNotFoundError(f"No {name} in {directory}: give the --out of a sweep of which a run has ended.")
-    metric = json.loads((directory / "settings.json").read_text())["metric"]
-    points = mean_over_seeds(read(directory / "results.csv"), metric)
+    settings = json.loads((directory / "settings.json").read_text())
+    metric = settings["metric"]
+    points = mean_over_seeds(read(directory / "results.csv"), metric, settings.get("higher_is_better", False))
     tables = {name: _read_if_there(directory / f"{name}.csv") for name in ("curves", "layers", "connections")}
     figures = {
         "accuracy": draw_accuracy(points, metric),
@@ -59,7 +60,7 @@ def draw_all(directory):
     return files
 
 
-def mean_over_seeds(rows, metric):
+def mean_over_seeds(rows, metric, higher_is_better=False):
     """Rows with numbers in place of text, one for all seeds: list of dicts, in the order of methods and sparsities.
 
     Each has the `runs` that it stands for, and `accuracy`: by how much its score is better than that of the dense
@@ -75,7 +76,8 @@ def mean_over_seeds(rows, metric):
         points.append(point)
     dense = [point[metric] for point in points if point["method"] == "dense"]
     for point in points:
-        point["accuracy"] = (dense[0] - point[metric]) / dense[0] if dense else float("nan")
+        gain = (point[metric] - dense[0]) * (1 if higher_is_better else -1) if dense else float("nan")
+        point["accuracy"] = gain / dense[0] if dense and dense[0] else float("nan")
     order = list(METHODS)
     return sorted(points, key=lambda p: (order.index(p["method"]), p["block_shape"], p["factor"], p["sparsity"]))
 

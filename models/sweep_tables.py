@@ -9,6 +9,7 @@ import time
 import keras
 
 import tf_blocksparse as bs
+from models.epochs import steps_done
 
 
 class Table:
@@ -80,7 +81,7 @@ class CurveLog(bs.SparsityHistory):
 
     def _restore(self, written):
         """Takes what was recorded up to the step that the weights are at."""
-        kept = sum(step <= int(self.model.optimizer.iterations) for step in written["steps"])
+        kept = sum(step <= steps_done(self.model) for step in written["steps"])
         self.steps = written["steps"][:kept]
         self.sparsity = {path: values[:kept] for path, values in written["sparsity"].items()}
         self.threshold = {path: values[:kept] for path, values in written["threshold"].items()}

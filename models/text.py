@@ -171,7 +171,10 @@ def _find_split(directory, split):
 
 def _read_lines(file):
     # Only "\n" ends a line: `str.splitlines` would also split at rare Unicode separators.
-    text = file.read_text(encoding="utf-8")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{str(file)!r} is no UTF-8 text: {error}. Convert it, e.g. with iconv.") from error
     if not text.strip():
         raise ValueError(f"{str(file)!r} is empty. Expected plain text, one sentence a line.")
     return [line.split() for line in text.removesuffix("\n").split("\n")]

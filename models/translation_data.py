@@ -10,7 +10,6 @@ import dataclasses
 import io
 import pathlib
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -183,17 +182,6 @@ class Batches:
         options.autotune.enabled = False  # its thread sleeps longer and longer, and the end of an epoch waits for it
         batches = batches.apply(tf.data.experimental.assert_cardinality(len(self)))
         return batches.prefetch(2).with_options(options)
-
-
-class TellEpoch(keras.callbacks.Callback):
-    """Tells `Batches` which epoch it is."""
-
-    def __init__(self, batches):
-        super().__init__()
-        self._batches = batches
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._batches.epoch = epoch
 
 
 def _arrays(pairs):

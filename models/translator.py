@@ -17,16 +17,14 @@ the attention, which makes 4.2 M weights.
 References: Zhu, Gupta: To prune, or not to prune (2017), arXiv:1710.01878. Wu et al. (2016), arXiv:1609.08144.
 """
 
-import argparse
 import dataclasses
-import pathlib
-import sys
 
 import keras
 
 import tf_blocksparse as bs
-from models import runs
-from models.translation_data import Batches, Pairs, Subwords, TellEpoch, load
+from models import arguments, runs
+from models.epochs import fit as fit_epochs
+from models.translation_data import Batches, Pairs, Subwords, load
 from models.translation_model import PRESETS, Decoder, compile_model, translator
 
 KINDS = ("dense", "sparse")
@@ -85,13 +83,13 @@ class Run:
         for kind in options.models:
             print(f"\n{kind}: {self.preset.epochs} epochs of {len(self.batches)} steps", flush=True)
             model = self.train(kind)
-            model.save(options.out / f"{kind}.keras")
+            runs.save(model, options.out / f"{kind}.keras")
             rows.append(self.row(kind, model))
             served = model
             if kind == "sparse":
                 served = bs.convert(model, options.block_shape, min_sparsity=options.min_sparsity, batch_size=1)
                 print(bs.report(served))
-            bs.export(served, options.out / f"{kind}_served")
+            runs.export(served, options.out / f"{kind}_served")
         for source, translation in zip(self.pairs["val"].sources[:3], self.translate(model, "val", 3), strict=True):
             print(f"  {source}\n  -> {translation}")
         runs.print_rows(self._title(), COLUMNS, rows)
@@ -135,14 +133,7 @@ def fit(model, batches, validation, preset, callbacks):
     """Compiles a model and trains all epochs, or those that are left."""
     compile_model(model, preset)
     rate = keras.callbacks.LearningRateScheduler(lambda epoch, _: preset.rate(epoch))
-    model.fit(
-        batches.dataset(),
-        validation_data=validation.dataset(),
-        epochs=preset.epochs,
-        shuffle=False,
-        callbacks=[*callbacks, TellEpoch(batches), rate],
-        verbose=1 if sys.stdout.isatty() else 2,
-    )
+    fit_epochs(model, batches, validation, preset.epochs, [rate, *callbacks])
 
 
 class Task:
@@ -194,15 +185,14 @@ def sweep_task(data, preset, settings):
 
 def prune(model, options, schedule):
     """Makes a fresh translator prune its LSTM, embedding and softmax weights while it trains ([AGP])."""
-    regularizer = runs.group_lasso(options)
+    regularizer = arguments.group_lasso(options)
     bs.prune_blocks(model, options.block_shape, schedule, exclude=NOT_PRUNED, regularizer=regularizer)
 
 
 def chosen_preset(options):
     """The preset with what the command line puts in its place."""
     names = ("units", "depth", "vocabulary", "epochs", "max_length", "batch_size", "learning_rate")
-    given = {name: getattr(options, name) for name in names}
-    return dataclasses.replace(PRESETS[options.preset], **{k: v for k, v in given.items() if v is not None})
+    return dataclasses.replace(PRESETS[options.preset], **arguments.given(options, *names))
 
 
 def _sacrebleu():
@@ -213,38 +203,29 @@ def _sacrebleu():
     return sacrebleu
 
 
-def parse(arguments=None):
+def parse(words=None):
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m models.translator", description="Translator of LSTM layers with attention."
+    parser = arguments.command_parser(
+        "translator",
+        "Translator of LSTM layers with attention.",
+        "directory with train.en, train.de, val.en, val.de",
+        PRESETS,
     )
-    parser.add_argument("--data", required=True, help="directory with train.en, train.de, val.en, val.de")
-    parser.add_argument("--preset", choices=PRESETS, default="small")
     parser.add_argument("--languages", nargs=2, default=LANGUAGES, metavar=("FROM", "TO"), help="(default: en de)")
     parser.add_argument("--models", nargs="+", choices=KINDS, default=KINDS)
-    parser.add_argument("--beam", type=int, default=4, help="sentences kept while translating; 1: greedy (default: 4)")
-    parser.add_argument("--max-pairs", type=int, help="train on the first so many pairs only")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=pathlib.Path, help="directory for the results (default: runs/translator-TIME)")
-    parser.add_argument("--tensorboard", action="store_true", help="write logs for TensorBoard below --out")
-    runs.add_pruning_arguments(parser, target=0.8, block_shape=(16, 16))
-    preset = parser.add_argument_group("in place of the preset's")
-    for name in ("units", "depth", "vocabulary", "epochs", "max-length", "batch-size"):
-        preset.add_argument(f"--{name}", type=int)
-    preset.add_argument("--learning-rate", type=float)
-    options = parser.parse_args(arguments)
-    for name in ("units", "depth", "vocabulary", "epochs", "max_length", "batch_size", "beam", "max_pairs"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name.replace('_', '-')} {value}: expected 1 or more")
-    runs.check_block_shape(parser, options)
-    options.out = runs.directory(options.out, "translator")
-    return options
+    count = arguments.at_least(1)
+    parser.add_argument(
+        "--beam", type=count, default=4, help="sentences kept while translating; 1: greedy (default: 4)"
+    )
+    parser.add_argument("--max-pairs", type=count, help="train on the first so many pairs only")
+    arguments.add_pruning_arguments(parser, target=0.8, block_shape=(16, 16))
+    arguments.add_preset_arguments(parser, "units", "depth", "vocabulary", "epochs", "max-length", "batch-size")
+    return parser.parse_args(words)
 
 
-def main(arguments=None):
+def main(words=None):
     """The command."""
-    runs.prepare_and_execute(Run, parse(arguments))
+    runs.prepare_and_execute(Run, parse(words))
 
 
 if __name__ == "__main__":

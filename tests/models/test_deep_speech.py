@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from killed_runs import killed_in_epoch
 from models import deep_speech
-from models.speech_batches import Batches
 from speech_cases import tiny_preset, write_tree
 
 
@@ -59,7 +59,7 @@ def test_it_learns_to_spell(data, tmp_path, capsys):
 
 
 @pytest.mark.exhaustive
-def test_a_run_that_was_stopped_ends_as_one_that_was_not(data, tmp_path, monkeypatch):
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(data, tmp_path):
     """With pruning, whose masks and steps go on, and SpecAugment, whose masks are those of the epoch."""
     arguments = ["--data", str(data), "--models", "dense", "bp", "--time-mask", "4", "--frequency-mask", "3", "--out"]
     directories = [tmp_path / name for name in ("whole", "halves")]
@@ -68,20 +68,10 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(data, tmp_path, monkeyp
     run.train("dense")
     run.train("bp")
 
-    class Killed(Exception):
-        pass
-
-    class Stopping(Batches):
-        def begin(self, epoch):
-            if epoch == 2:
-                raise Killed
-            super().begin(epoch)
-
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(deep_speech, "Batches", Stopping)
-        run = deep_speech.Run(deep_speech.parse(halves))
-        shutil.copy(directories[0] / "dense.keras", directories[1])
-        run.train("bp")
+    halved = deep_speech.Run(deep_speech.parse(halves))
+    shutil.copy(directories[0] / "dense.keras", directories[1])
+    with killed_in_epoch(2):
+        halved.train("bp")
     assert not (directories[1] / "bp.keras").exists()
     deep_speech.Run(deep_speech.parse(halves)).train("bp")
     models = [keras.saving.load_model(directory / "bp.keras", compile=False) for directory in directories]
@@ -96,13 +86,18 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(data, tmp_path, monkeyp
     [
         (["--data", "no/such/directory"], "No directory 'no/such/directory'"),
         (["--target", "80"], r"Did you mean 0\.8"),
-        (["--epochs", "2"], "need 5 epochs or more"),
+        (["--begin-step", "9", "--end-step", "4"], "Steps must follow in this order"),
+        (["--group-lasso", "-1"], "factor"),
+        (["--min-sparsity", "80"], "a fraction, from 0 to 1"),
+        (["--time-mask", "-1"], "--time-mask"),
+        (["--seed", "-1"], "--seed"),
         (["--epochs", "0"], "--epochs"),
         (["--end-step", "99999"], "to 99999, of 15"),
         (["--block-shape", "4", "0"], "--block-shape"),
         (["--units", "0"], "--units"),
         (["--valid-speakers", "nobody"], "among the 3 of the data: 101, 102, 103"),
         (["--models", "bp"], "Put dense before"),
+        (["--models", "bp", "dense"], "Put dense before"),
         (["--sample-rate", "16000"], "8000 samples a second, others 16000"),
     ],
 )

@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 
 import tf_blocksparse as bs
-from models import dynamic_lm, language_modelling, qrnn_lm
+from killed_runs import killed_in_epoch
+from models import dynamic_lm, qrnn_lm
 
 TINY = dict(
     units=16, depth=2, embedding=8, block_shape=(4, 4), epochs=2, ramp=(0.5, 1.5), batch_size=4, num_steps=5,
@@ -59,24 +60,11 @@ def test_the_whole_path(preset, data, tmp_path, capsys):
         assert list((out / "tensorboard" / kind).rglob("events*"))
 
 
-def test_a_run_that_was_stopped_ends_as_one_that_was_not(data, tmp_path, monkeypatch):
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(data, tmp_path):
     arguments = ["--data", str(data), "--models", "dynamic", "--out"]
     qrnn_lm.main([*arguments, str(tmp_path / "whole")])
-
-    class Killed(Exception):
-        pass
-
-    class Kill(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            if epoch == 1:
-                raise Killed
-
-    def train_until_killed(model, corpus, preset, epochs, callbacks):
-        return language_modelling.train(model, corpus, preset, epochs, [*callbacks, Kill()])
-
     run = qrnn_lm.Run(qrnn_lm.parse([*arguments, str(tmp_path / "halves")]))
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(qrnn_lm, "train", train_until_killed)
+    with killed_in_epoch(1):
         run.train("dynamic")
     qrnn_lm.main([*arguments, str(tmp_path / "halves")])
     whole, halves = (keras.saving.load_model(tmp_path / name / "dynamic.keras") for name in ("whole", "halves"))

@@ -77,6 +77,13 @@ DAMAGE = {
     "flac": (
         lambda d: (d / f"{FIRST}.wav").rename(d / f"{FIRST}.flac"), FileNotFoundError, "convert it to .wav",
     ),
+    "low rate": (
+        lambda d: write_wav(d / f"{FIRST}.wav", [0.0] * 99, 40), ValueError, "0000.wav' has 40 samples a second",
+    ),
+    "no UTF-8": (
+        lambda d: (d / "101/7/101-7.trans.txt").write_bytes(b"101-7-0000 CAF\xc9\n"), ValueError,
+        "101-7.trans.txt' is no UTF-8 text.*iconv",
+    ),
     "unknown": (
         lambda d: (d / "101/7/101-7.trans.txt").write_text("101-7-0000 CAFÉ 9\n"), ValueError,
         r"'9' 'É' in 'CAFÉ 9'.*--unknown-characters drop",
@@ -104,10 +111,14 @@ def test_unknown_characters_can_be_dropped_and_the_rate_be_named(tmp_path):
     "changes,message",
     [
         (dict(text=None), "has no text; found"),
-        (dict(text=np.array(["A"])), "4 offsets, 1 texts"),
-        (dict(offsets=np.array([0, 20, 12, 30])), "rising"),
-        (dict(offsets=np.array([0, 12, 20, 31])), "rising"),
+        (dict(text=np.array(["A"])), r"\(4,\) offsets of int64, 1 texts"),
+        (dict(offsets=np.array([0, 20, 12, 30])), "rise from 0"),
+        (dict(offsets=np.array([0, 12, 20, 31])), "rise from 0"),
         (dict(text=np.array(["", "", ""])), "long enough"),
+        (dict(speaker=np.array(["x"])), "3 texts, 1 speakers"),
+        (dict(offsets=np.array([0.0, 12.0, 20.0, 30.0])), "offsets of float64"),
+        (dict(offsets=np.array([-1, 12, 20, 30])), "rise from 0"),
+        (dict(features=np.full((30, 5), np.nan)), "no numbers, or infinite"),
     ],
 )
 def test_bad_arrays(changes, message, tmp_path):

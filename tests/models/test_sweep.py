@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 import tf_blocksparse as bs
-from models import dynamic_lm, language_modelling, sweep, sweep_figures, word_lm
+from killed_runs import epochs_begun, killed_in_epoch
+from models import digit_data, dynamic_lm, mnist, mobilenet, speech_network, sweep, sweep_figures, word_lm
 from models.sweep_grid import command, grid, parse
 from models.sweep_methods import METHODS, Steps, prune
 from models.sweep_tables import Table, read
+from speech_cases import tiny_preset, write_tree
 
 CUT = {"units": 16, "batch_size": 4, "num_steps": 5, "epochs": 3, "full_rate_epochs": 3, "cut": (30, 600)}
 GRID = ["--methods", "bp", "agp", "small_dense", "--sparsities", "0.75", "--block-shapes", "4", "--set", "epochs=2"]
@@ -65,47 +67,21 @@ def test_rows_say_what_was_trained(data, tmp_path):
     assert kernel == sorted(kernel) and kernel[-1] == pytest.approx(0.75, abs=1e-3)
 
 
-class Killed(BaseException):
-    """As SIGTERM does: nothing in the sweep catches it."""
-
-
-def test_a_sweep_that_was_killed_ends_as_one_that_was_not(data, tmp_path, monkeypatch):
+def test_a_sweep_that_was_killed_ends_as_one_that_was_not(data, tmp_path):
     arguments = ["--methods", "dense", "bp", "--sparsities", "0.75", "--block-shapes", "4"]
     swept(data, tmp_path / "whole", *arguments)
-    train, trained = language_modelling.train, []
-
-    class Kill(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            if epoch == 2:
-                raise Killed
-
-    def killed_in_the_second(model, corpus, preset, epochs, callbacks):
-        trained.append(model)
-        return train(model, corpus, preset, epochs, [*callbacks, *([Kill()] if len(trained) == 2 else [])])
-
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(language_modelling, "train", killed_in_the_second)
+    with killed_in_epoch(2, training=2):
         swept(data, tmp_path / "halves", *arguments)
     assert [row["run"] for row in read(tmp_path / "halves" / "results.csv")] == ["dense-seed0"]
-
-    epochs = []
-
-    class Count(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            epochs.append(epoch)
-
-    def counted(model, corpus, preset, number, callbacks):
-        return train(model, corpus, preset, number, [*callbacks, Count()])
-
-    monkeypatch.setattr(language_modelling, "train", counted)
-    swept(data, tmp_path / "halves", *arguments)
+    with epochs_begun() as epochs:
+        swept(data, tmp_path / "halves", *arguments)
     assert epochs == [2]  # the rest of the second run
     for table in ("results", "curves", "layers", "connections"):
         whole, halves = (without_times(read(tmp_path / name / f"{table}.csv")) for name in ("whole", "halves"))
         assert whole == halves, table
-    assert not list((tmp_path / "halves").rglob("backup"))
-    epochs.clear()
-    swept(data, tmp_path / "halves", *arguments)
+    assert not list((tmp_path / "halves").rglob("*backup*"))
+    with epochs_begun() as epochs:
+        swept(data, tmp_path / "halves", *arguments)
     assert epochs == []
 
 
@@ -155,6 +131,93 @@ def test_models_that_choose_their_blocks(data, tmp_path, monkeypatch):
     assert int(dynamic["live_parameters"]) == int(dynamic["parameters"]) > int(rows["dense-seed0"]["parameters"])
     weights = {row["weight"] for row in read(tmp_path / "out" / "layers.csv")}
     assert weights == {"qrnn_1/kernel", "qrnn_2/kernel"}  # not the embedding
+
+
+def test_speech_by_its_error_rate(tmp_path, monkeypatch):
+    monkeypatch.setitem(speech_network.PRESETS, "small", tiny_preset(epochs=2, units=16))
+    data, out = write_tree(tmp_path / "speech"), tmp_path / "out"
+    arguments = [
+        "--model",
+        "deep_speech",
+        "--methods",
+        "bp",
+        "small_dense",
+        "--sparsities",
+        "0.5",
+        "--block-shapes",
+        "4",
+    ]
+    rows = swept(data, out, *arguments, "--set", 'valid_speakers=["101"]')
+    dense, pruned, small = rows["dense-seed0"], rows["bp-0.5-4x4-seed0"], rows["small_dense-0.5-seed0"]
+    assert all(0 <= float(row["cer_valid"]) <= 1.5 for row in rows.values())
+    assert int(small["parameters"]) <= int(pruned["live_parameters"]) + 50 < int(dense["parameters"])
+    weights = {row["weight"] for row in read(out / "layers.csv")}
+    assert any("recurrent_kernel" in weight for weight in weights) and "fully_connected/kernel" in weights
+    assert not any("convolution" in weight or "characters" in weight for weight in weights)
+    points = {p["method"]: p for p in sweep_figures.mean_over_seeds(list(rows.values()), "cer_valid")}
+    worse = float(pruned["cer_valid"]) - float(dense["cer_valid"])
+    assert points["bp"]["accuracy"] == pytest.approx(-worse / float(dense["cer_valid"]))
+
+
+def images_in(directory):
+    """Digits whose class is where their bright pixels are."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 10, 250)
+    x = rng.integers(0, 50, (250, 28, 28))
+    for image, label in zip(x, y, strict=True):
+        image[2 * label + 2 : 2 * label + 5] += 200
+    directory.mkdir()
+    np.savez(directory / "digits.npz", x_train=x.astype("uint8"), y_train=y.astype("uint8"))
+    return directory
+
+
+def test_images_by_their_accuracy(tmp_path, monkeypatch):
+    """Of a network of two convolutions in place of MobileNet, which trains longer."""
+
+    def small(classes, preset, width):
+        layers, channels = keras.layers, int(mobilenet.CHANNELS * width)
+        return keras.Sequential(
+            [
+                keras.Input((preset.size, preset.size, 3), name="images"),
+                layers.Conv2D(channels, 3, 2, name="conv1"),
+                layers.Conv2D(2 * channels, 1, name="conv_pw_1"),
+                layers.GlobalAveragePooling2D(keepdims=True),
+                layers.Conv2D(classes, 1, name="conv_preds"),
+                layers.Flatten(),
+            ]
+        )
+
+    monkeypatch.setattr(mobilenet, "mobilenet", small)
+    out, arguments = tmp_path / "out", ["--model", "mobilenet", "--methods", "block_agp", "small_dense"]
+    arguments += ["--sparsities", "0.5", "--block-shapes", "4", "--set", "epochs=2"]
+    rows = swept(images_in(tmp_path / "images"), out, *arguments)
+    dense, pruned = rows["dense-seed0"], rows["block_agp-0.5-4x4-seed0"]
+    assert dense["units"] == "16" and int(rows["small_dense-0.5-seed0"]["units"]) < 16
+    assert float(pruned["sparsity"]) == pytest.approx(0.5, abs=0.05)
+    assert {row["weight"] for row in read(out / "layers.csv")} == {"conv_pw_1/kernel", "conv_preds/kernel"}
+    assert all(0 <= float(row["accuracy_valid"]) <= float(row["top_5_valid"]) <= 1 for row in rows.values())
+    assert json.loads((out / "settings.json").read_text())["higher_is_better"] is True
+    table = Table(out / "results.csv")  # with numbers that differ
+    table.replace("dense-seed0", [{**dense, "accuracy_valid": 0.8}])
+    table.replace("block_agp-0.5-4x4-seed0", [{**pruned, "accuracy_valid": 0.6}])
+    accuracies, draw = [], sweep_figures.draw_accuracy
+    monkeypatch.setattr(
+        sweep_figures, "draw_accuracy", lambda p, metric: accuracies.extend(drawn(draw(p, metric).axes[0]).values())
+    )
+    sweep_figures.draw_all(out)
+    np.testing.assert_allclose(accuracies, [[[float(pruned["sparsity"]), -25.0]]])  # not +25
+
+
+def test_digits_whose_layers_choose_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(digit_data, "VALIDATION", 50)
+    preset = dataclasses.replace(mnist.PRESETS["small"], units=16, epochs=1, batch_size=16)
+    monkeypatch.setitem(mnist.PRESETS, "small", preset)
+    arguments = ["--model", "mnist", "--methods", "dynamic", "bp", "--sparsities", "0.75", "--block-shapes", "4"]
+    rows = swept(images_in(tmp_path / "images"), tmp_path / "out", *arguments)
+    dynamic, pruned = rows["dynamic-0.75-4x4-seed0"], rows["bp-0.75-4x4-seed0"]
+    assert dynamic["comput"] == pruned["comput"] == "0.25"
+    assert float(dynamic["gates"]) > 0 == float(pruned["gates"])
+    assert all(0 <= float(row["error_valid"]) <= 1 for row in rows.values())
 
 
 # A table as a sweep writes it, with numbers that are easy to check.
@@ -272,6 +335,9 @@ def test_steps_are_those_of_table_1():
         (["--model", "no_such_model"], "no_such_model"),
         (["--model", "text"], "sweep_task"),
         (["--methods", "dynamic"], "qrnn_lm"),
+        (["--model", "deep_speech", "--methods", "dynamic"], "No speech below"),
+        (["--model", "mobilenet"], "No images in"),
+        (["--model", "mnist"], "No .npz file"),
         (["--preset", "huge"], "no preset 'huge'"),
         (["--set", "colour=3"], "no setting 'colour'"),
         (["--set", "units=wide"], "expected a number"),

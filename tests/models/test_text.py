@@ -108,6 +108,12 @@ class TestLoadDirectory:
         with pytest.raises(ValueError, match=rf"tiny\.{split}\.txt' is empty"):
             text.load_directory(tmp_path)
 
+    def test_no_utf_8(self, tmp_path):
+        _write(tmp_path, train="a\n", valid="a\n")
+        (tmp_path / "tiny.train.txt").write_bytes(b"caf\xe9\n")
+        with pytest.raises(ValueError, match=r"tiny\.train\.txt' is no UTF-8 text.*iconv"):
+            text.load_directory(tmp_path)
+
     def test_two_texts_in_one_directory(self, tmp_path):
         _write(tmp_path, train="a\n", valid="a\n")
         (tmp_path / "other.train.txt").write_text("b\n")

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 import tf_blocksparse as bs
+from killed_runs import killed_in_epoch
 from models import translation_data, translation_model, translator
 from models.translation_model import Decoder
 
@@ -135,36 +136,11 @@ def test_padding_changes_nothing(small_model):
 
 
 @pytest.mark.exhaustive
-def test_a_run_that_was_stopped_ends_as_one_that_was_not(data, tiny, tmp_path, monkeypatch):
-    arguments = [
-        "--data",
-        str(data),
-        "--models",
-        "sparse",
-        "--epochs",
-        "4",
-        "--batch-size",
-        "5",
-        "--units",
-        "8",
-        "--depth",
-        "1",
-    ]
-    arguments += ["--block-shape", "4", "--out"]
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(data, tiny, tmp_path):
+    arguments = ["--data", str(data), "--models", "sparse", "--epochs", "4", "--batch-size", "5", "--units", "8"]
+    arguments += ["--depth", "1", "--block-shape", "4", "--out"]
     translator.main([*arguments, str(tmp_path / "whole")])
-
-    class Killed(BaseException):
-        pass
-
-    begin = keras.callbacks.LearningRateScheduler.on_epoch_begin
-
-    def die(self, epoch, logs=None):
-        begin(self, epoch, logs)
-        if epoch == 2:
-            raise Killed
-
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(keras.callbacks.LearningRateScheduler, "on_epoch_begin", die)
+    with killed_in_epoch(2):
         translator.main([*arguments, str(tmp_path / "halves")])
     translator.main([*arguments, str(tmp_path / "halves")])
     whole, halves = (keras.saving.load_model(tmp_path / n / "sparse.keras", compile=False) for n in ("whole", "halves"))
@@ -234,7 +210,7 @@ def test_bad_data_stops_before_any_training(spoil, message, data, tiny, tmp_path
         (["--target", "90"], r"Did you mean 0\.9"),
         (["--block-shape", "0"], "1 or more"),
         (["--block-shape", "4", "4", "4"], "height and width"),
-        (["--beam", "0"], "--beam 0"),
+        (["--beam", "0"], "--beam: 0: expected a whole number, 1 or more"),
         (["--vocabulary", "5000"], "5000 subwords.*--vocabulary"),
         (["--max-length", "1"], "more than 1 subwords"),
         (["--data", "no/such/directory"], "No directory 'no/such/directory'"),

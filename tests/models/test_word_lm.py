@@ -8,7 +8,8 @@ import tensorflow as tf
 
 import tf_blocksparse as bs
 from helpers import ROOT, run_python
-from models import comparison, language_modelling, word_lm
+from killed_runs import epochs_begun, killed_in_epoch
+from models import comparison, language_modelling, text, word_lm
 
 TINY = dataclasses.replace(word_lm.PRESETS["demo"], units=16, batch_size=4, num_steps=5, epochs=2, steps_per_epoch=None)
 
@@ -96,11 +97,22 @@ def test_validation_starts_from_zero_state(data, tiny, tmp_path):
         (["--target", "1.0"], "target_sparsity.*1.0"),
         (["--target", "90"], r"Did you mean 0\.9"),
         (["--target", "0.3"], "--min-sparsity 0"),
-        (["--block-shape", "0"], "block_shape"),
-        (["--block-shape", "4", "4", "4"], "block_shape"),
-        (["--begin-step", "20", "--end-step", "10"], "after `begin_step`"),
-        (["--end-step", "100000"], "ends after training"),
-        (["--schedule", "ramp", "--begin-step", "20", "--end-step", "30", "--ramp-step", "40"], "ramp_step"),
+        (["--block-shape", "0"], "--block-shape"),
+        (["--block-shape", "4", "4", "4"], "--block-shape"),
+        (["--block-shape", "4", "x"], "--block-shape"),
+        (["--begin-step", "20", "--end-step", "10"], "Steps must follow in this order"),
+        (["--end-step", "100000"], "to 100000, of"),
+        (
+            ["--schedule", "ramp", "--begin-step", "20", "--end-step", "30", "--ramp-step", "40"],
+            "faster from 40, to 30",
+        ),
+        (["--min-sparsity", "80"], "a fraction, from 0 to 1"),
+        (["--seed", "-1"], "--seed"),
+        (["--workers", "3"], r"3 workers cannot share the 4 streams.*\[2, 4\]"),
+        (["--workers", "0"], "--workers 0"),
+        (["--workers", "2", "--cluster", "slurm"], "give one of them"),
+        (["--cluster", "tf_config"], "no TF_CONFIG"),
+        (["--cluster", "slurm"], "Start the command with srun"),
         (["--group-lasso", "-1"], "factor"),
         (["--data", "no/such/directory"], "No directory 'no/such/directory'"),
         (["--epochs", "0"], "epochs"),
@@ -116,9 +128,47 @@ def test_bad_arguments_stop_before_any_training(arguments, message, data, tiny, 
 
 
 def test_an_earlier_run_is_not_overwritten(data, tiny, tmp_path):
+    arguments = ["--data", str(data), "--out", str(tmp_path / "out")]
     (tmp_path / "out" / "dense").mkdir(parents=True)
-    with pytest.raises(SystemExit, match="there already"):
-        word_lm.main(["--data", str(data), "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="no settings.json that says of what"):
+        word_lm.main(arguments)
+    (tmp_path / "out" / "dense").rmdir()
+    word_lm.Run(word_lm.parse(arguments))
+    with pytest.raises(SystemExit, match="other settings"):
+        word_lm.main([*arguments, "--target", "0.9"])
+
+
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(data, tiny, tmp_path, monkeypatch, capsys):
+    """Also where an epoch is no whole pass over the text: 27 steps are one here."""
+    preset = dataclasses.replace(TINY, epochs=3, steps_per_epoch=20, dropout=0.2)
+    monkeypatch.setitem(word_lm.PRESETS, "demo", preset)
+    monkeypatch.setattr(word_lm.Run, "print_table", lambda *a: None)  # times
+    monkeypatch.setattr(word_lm.Run, "print_checks", lambda *a: None)
+    arguments = ["--data", str(data), "--min-sparsity", "0", "--out"]
+    word_lm.main([*arguments, str(tmp_path / "whole")])
+    with killed_in_epoch(2, training=2):
+        word_lm.main([*arguments, str(tmp_path / "halves")])
+    with epochs_begun() as epochs:
+        word_lm.main([*arguments, str(tmp_path / "halves")])
+    assert epochs == [2]
+    for name in ("dense", "pruned"):
+        whole, halves = (keras.saving.load_model(tmp_path / out / f"{name}.keras") for out in ("whole", "halves"))
+        for a, b in zip(whole.get_weights(), halves.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+    word_lm.main([*arguments, str(tmp_path / "halves")])  # what was exported before is exported again
+    assert (tmp_path / "halves" / "block_sparse" / "saved_model.pb").exists()
+
+
+def test_epochs_go_on_in_the_text_and_streams_can_be_shared():
+    ids = np.arange(200)
+    whole = [x for x, _ in language_modelling.TextBatches(ids, 4, 5).dataset()]
+    assert len(whole) == 9
+    parts = language_modelling.TextBatches(ids, 4, 5, steps=6, rows=slice(2, 4))
+    found = []
+    for parts.epoch in range(3):
+        found += [x.numpy() for x, _ in parts.dataset()]
+    expected, _ = text.stateful_batches(ids, 4, 5)
+    np.testing.assert_array_equal(found, np.tile(expected.reshape(9, 4, 5)[:, 2:], (2, 1, 1)))
 
 
 def test_interleaved_medians_takes_turns():

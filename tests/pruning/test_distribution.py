@@ -205,7 +205,7 @@ def test_nothing_leaks_on_mirrored_replicas(cells):
 
 def run_workers(folder, count):
     """Runs the loop of the documentation in `count` processes; returns the datasets of each one's weights file."""
-    source = (ROOT / "docs" / "training.md").read_text()
+    source = (ROOT / "docs" / "scaling.md").read_text()
     script = folder / "worker.py"
     script.write_text(re.search(r"```python multi-worker\n(.*?)```", source, re.S)[1])
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(count)]}
