@@ -3,8 +3,8 @@
     python benchmarks/gpu_check.py --find    # exit status 1: no GPU
     python benchmarks/gpu_check.py           # exit status 0: tests passed on a GPU, and the benchmark ran
 
-The rivals are TensorFlow's own: `tf.matmul` with the dense matrix, which is cuBLAS, with and without TF32, and
-`tf.sparse.sparse_dense_matmul`.
+The rivals: `tf.matmul` with the dense matrix, which is cuBLAS, with and without TF32 and in float16 and bfloat16;
+`tf.sparse.sparse_dense_matmul`; and cuSPARSE's product of blocks, or the reason why it is not among them.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 REPORT = ROOT / "build" / "gpu-report.json"
+TESTS = [ROOT / "tests" / "custom_ops" / f"test_gpu{name}.py" for name in ("", "_dynamic", "_rnn")]
 # in, out, block shape, density, batch
 CASES = [
     (n, n, block, density, batch)
@@ -57,7 +58,7 @@ def run_tests():
     import pytest
 
     counter = Counter()
-    pytest.main(["-q", "-x", str(ROOT / "tests" / "custom_ops" / "test_gpu.py")], plugins=[counter])
+    pytest.main(["-q", "-x", *map(str, TESTS)], plugins=[counter])
     return counter.outcomes
 
 
@@ -78,25 +79,38 @@ def seconds(function, at_least=0.2):
     return statistics.median(samples)
 
 
-def contestants(x, w, n_out):
+def contestants(x, w, n_out, dtype):
     """`{name: function}`; each returns one number, so that fetching it costs nothing."""
     import tensorflow as tf
 
     from tf_blocksparse.custom_ops import block_sparse_matmul
 
-    blocks, indices, indptr = tf.constant(w.data), tf.constant(w.indices), tf.constant(w.indptr)
-    dense = tf.constant(w.toarray())
-    scalar = w.tocoo()
-    sparse = tf.sparse.reorder(
-        tf.SparseTensor(list(zip(scalar.col, scalar.row, strict=True)), scalar.data, dense.shape[::-1])
-    )
+    x, blocks, dense = (tf.cast(a, dtype) for a in (x, w.data, w.toarray()))
+    indices, indptr = tf.constant(w.indices), tf.constant(w.indptr)
     flat = {
         "block-sparse": lambda: block_sparse_matmul(x, blocks, indices, indptr, n_out),
         "dense": lambda: tf.matmul(x, dense),
     }
-    if scalar.nnz < 2_000_000:
+    scalar = w.tocoo()
+    if dtype == "float32" and scalar.nnz < 2_000_000:
+        places = list(zip(scalar.col, scalar.row, strict=True))
+        sparse = tf.sparse.reorder(tf.SparseTensor(places, scalar.data, dense.shape[::-1]))
         flat["sparse"] = lambda: tf.sparse.sparse_dense_matmul(sparse, x, adjoint_b=True)
     return {name: tf.function(lambda f=f: f()[0, 0]) for name, f in flat.items()}
+
+
+def of_cusparse(x, w):
+    """Seconds of cuSPARSE's product and its largest error, or why there are none."""
+    import cusparse
+
+    try:
+        product = cusparse.BsrProduct(*cusparse.find(), x, w)
+        taken = product.seconds(time.perf_counter, rounds=20)
+        error = float(abs(product.result() - x @ w.toarray()).max())
+        product.close()
+    except cusparse.Missing as reason:
+        return {"absent": str(reason)}
+    return {"seconds": taken, "largest error": error}
 
 
 def benchmark():
@@ -114,10 +128,11 @@ def benchmark():
         w.eliminate_zeros()
         x = tf.constant(rng.standard_normal((batch, n_in)).astype(np.float32))
         case = {"in": n_in, "out": n_out, "block": [height, width], "density": density, "batch": batch}
-        for tf32 in (False, True):
+        for dtype, tf32 in (("float32", False), ("float32", True), ("float16", False), ("bfloat16", False)):
             tf.config.experimental.enable_tensor_float_32_execution(tf32)
-            for name, function in contestants(x, w, n_out).items():
-                case[f"{name}{' tf32' if tf32 else ''}"] = seconds(function)
+            for name, function in contestants(x, w, n_out, dtype).items():
+                case[f"{name} {'tf32' if tf32 else dtype}"] = seconds(function)
+        case["cusparse bsr float32"] = of_cusparse(x.numpy(), w)
         results.append(case)
         print(case, flush=True)
     return results

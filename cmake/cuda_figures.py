@@ -40,7 +40,9 @@ def threads_of_kernels():
         if kind == "PRODUCT_TILE":
             rows, columns, thread_rows, thread_columns = map(int, rest[4:])
             threads[name] = rows // thread_rows * (columns // thread_columns)
-        elif kind == "GRAD_TILE":
+        elif kind == "SINGLE":
+            threads[name] = int(rest[-1])
+        elif kind in ("GRAD_TILE", "DYNAMIC_GRAD"):
             rows, columns, thread_rows, thread_columns, lanes = map(int, rest)
             threads[name] = rows // thread_rows * (columns // thread_columns) * lanes
         else:

@@ -20,10 +20,14 @@ endfunction()
 if(NOT SANITIZERS STREQUAL "thread")  # which does not know about fibers
   add_cuda_test(cuda_test $<TARGET_OBJECTS:blocksparse_emulated_kernels> $<TARGET_OBJECTS:blocksparse_cuda_testing>
                 ${CUDA_LAUNCHER})
+  add_cuda_test(cuda_dynamic_test tests/cc/cuda_dynamic.cc $<TARGET_OBJECTS:blocksparse_emulated_kernels>
+                $<TARGET_OBJECTS:blocksparse_cuda_testing> ${CUDA_LAUNCHER})
+  add_cuda_test(cuda_sequence_test $<TARGET_OBJECTS:blocksparse_emulated_kernels>
+                $<TARGET_OBJECTS:blocksparse_cuda_testing> ${CUDA_LAUNCHER})
   add_cuda_test(cuda_emulator_test)
   target_compile_options(cuda_emulator_test PRIVATE -Wno-unknown-pragmas)
   if(SANITIZERS)
-    set_tests_properties(cuda_test PROPERTIES ENVIRONMENT TF_BLOCKSPARSE_TEST_EVERY=4)
+    set_tests_properties(cuda_test cuda_dynamic_test cuda_sequence_test PROPERTIES ENVIRONMENT TF_BLOCKSPARSE_TEST_EVERY=4)
   endif()
 endif()
 
@@ -47,7 +51,8 @@ if(NOT CMAKE_CROSSCOMPILING AND NOT SANITIZERS STREQUAL "address,undefined")
   unset(CMAKE_REQUIRED_FLAGS)
 endif()
 if(HAVE_THREAD_SANITIZER)
-  add_cuda_test(cuda_race_test tests/cc/cuda_kernels.cc tests/cc/cuda_products.cc ${CUDA_LAUNCHER})
+  add_cuda_test(cuda_race_test tests/cc/cuda_kernels.cc tests/cc/cuda_products.cc tests/cc/cuda_dynamic.cc
+                ${CUDA_LAUNCHER})
   target_compile_definitions(cuda_race_test PRIVATE BLOCKSPARSE_EMULATE_WITH_THREADS)
   target_compile_options(cuda_race_test PRIVATE -Wno-unknown-pragmas -fsanitize=thread -g1)
   target_link_options(cuda_race_test PRIVATE -fsanitize=thread)
@@ -56,8 +61,11 @@ endif()
 
 # The ops of a GPU, on the CPU: tests/custom_ops/test_cuda.py loads this, and fake_libcuda.
 if(TF_BLOCKSPARSE_OPS AND CUDA_OBJECTS)
-  add_library(emulated_ops MODULE tests/cc/emulated_ops.cc ${CC}/ops/matmul_gpu.cc ${CC}/ops/block_index_cache.cc
-              ${CC}/ops/op_support.cc $<TARGET_OBJECTS:blocksparse_kernels> ${ISA_OBJECTS}
+  set(EMULATED_OP_SOURCES ${CUDA_OP_SOURCES})
+  list(REMOVE_ITEM EMULATED_OP_SOURCES ${CC}/ops/gpu_ops.cc)
+  add_library(emulated_ops MODULE tests/cc/emulated_ops.cc ${EMULATED_OP_SOURCES} ${CC}/ops/block_index_cache.cc
+              ${CC}/ops/dynamic_checks.cc ${CC}/ops/op_support.cc ${CC}/ops/sequence_op_support.cc
+              $<TARGET_OBJECTS:blocksparse_kernels> ${ISA_OBJECTS}
               $<TARGET_OBJECTS:blocksparse_cuda> $<TARGET_OBJECTS:blocksparse_cuda_images>)
   target_include_directories(emulated_ops PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
   target_link_libraries(emulated_ops PRIVATE tf_framework ${CMAKE_DL_LIBS})

@@ -25,7 +25,10 @@
 #ifdef BLOCKSPARSE_EMULATE_WITH_THREADS
 #include <pthread.h>
 
+#include <set>
+#include <string>
 #include <thread>
+#include <utility>
 #else
 #include <ucontext.h>
 #endif
@@ -76,6 +79,19 @@ inline Block& CurrentBlock() { return *current_block; }
 inline Index CurrentThread() { return current_thread; }
 inline void BlockBarrier() { pthread_barrier_wait(block_barrier); }
 inline void WarpBarrier() { pthread_barrier_wait(&warp_barriers[current_thread.x / 32]); }
+
+// A call of __syncthreads() in a source.
+using Site = std::pair<std::string, int>;
+
+// Those that were reached, and one that is left out, to see whether that is noticed.
+inline std::set<Site> reached;
+inline Site left_out;
+
+inline void BlockBarrierAt(const char* file, int line) {
+  if (line == left_out.second && left_out.first == file) return;
+  if (current_thread.x == 0) reached.insert({file, line});
+  BlockBarrier();
+}
 
 // One launch at a time in a process.
 inline void Launch(const std::function<void()>& kernel, int64_t grid, int threads, Order) {
@@ -315,7 +331,22 @@ inline uint16_t FloatToHalf(float value) {
 #define threadIdx (cuda_emulator::CurrentThread())
 #define blockIdx (cuda_emulator::CurrentBlock().block)
 
+#ifdef BLOCKSPARSE_EMULATE_WITH_THREADS
+#define __syncthreads() cuda_emulator::BlockBarrierAt(__FILE__, __LINE__)
+#else
 inline void __syncthreads() { cuda_emulator::BlockBarrier(); }
+#endif
+
+inline int atomicAdd(int* to, int value) { return __atomic_fetch_add(to, value, __ATOMIC_RELAXED); }
+
+inline float atomicAdd(float* to, float value) {
+  float before, after;
+  __atomic_load(to, &before, __ATOMIC_RELAXED);
+  do {
+    after = before + value;
+  } while (!__atomic_compare_exchange(to, &before, &after, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+  return before;
+}
 
 inline unsigned __float_as_uint(float value) {
   unsigned bits;

@@ -23,6 +23,9 @@ constexpr Function kFunctions[] = {
 #define GRAD_TENSOR(name, ...) Call<GradArgs, name>,
 #define COMBINE(name, ...) Call<CombineArgs, name>,
 #define GRAD_COMBINE(name, ...) Call<GradCombineArgs, name>,
+#define DYNAMIC(name, ...) Call<DynamicArgs, name>,
+#define DYNAMIC_GRAD(name, ...) Call<DynamicGradArgs, name>,
+#define SINGLE(name, kernel, args, ...) Call<args, name>,
 #include "tf_blocksparse/custom_ops/cc/cuda/kernel_list.h"
 };
 

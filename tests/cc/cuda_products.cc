@@ -50,15 +50,6 @@ class DeviceImage {
   unsigned char* data_;
 };
 
-cuda::Start Starter(const Emulation& emulation) {
-  return [emulation](int kernel, int64_t grid, const void* args) -> std::string {
-    CHECK_TRUE(grid > 0 && grid <= emulation.device.max_grid, "grid of " + std::to_string(grid));
-    Ran().insert({kernel, emulation.order});
-    EmulateKernel(kernel, grid, args, emulation.order);
-    return "";
-  };
-}
-
 cuda::KernelChoice Choice(const Emulation& emulation, int64_t batch) {
   cuda::KernelChoice choice = {};
   choice.type = emulation.numeric.type;
@@ -113,6 +104,15 @@ float Rounded(double value, Type type) {
 std::set<std::pair<int, ThreadOrder>>& Ran() {
   static auto* ran = new std::set<std::pair<int, ThreadOrder>>;
   return *ran;
+}
+
+cuda::Start Starter(const Emulation& emulation) {
+  return [emulation](int kernel, int64_t grid, const void* args) -> std::string {
+    CHECK_TRUE(grid > 0 && grid <= emulation.device.max_grid, "grid of " + std::to_string(grid));
+    Ran().insert({kernel, emulation.order});
+    EmulateKernel(kernel, grid, args, emulation.order);
+    return "";
+  };
 }
 
 std::vector<float> EmulatedProduct(const Emulation& emulation, const BsrMatrix& w, bool transposed,

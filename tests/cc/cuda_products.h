@@ -55,6 +55,9 @@ struct Emulation {
 // Kernels that have run, by their places in the table, and in which orders.
 std::set<std::pair<int, ThreadOrder>>& Ran();
 
+// What starts kernels on the emulator, and checks how many thread blocks it is asked for.
+blocksparse::cuda::Start Starter(const Emulation& emulation);
+
 struct Ending {
   const std::vector<float>* bias = nullptr;
   int activation = 0;

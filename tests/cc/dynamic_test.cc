@@ -12,6 +12,7 @@
 #include <set>
 
 #include "tests/cc/check.h"
+#include "tests/cc/dynamic_problem.h"
 #include "tests/cc/products.h"
 #include "tests/cc/random_matrix.h"
 #include "tests/cc/sample.h"
@@ -23,121 +24,13 @@ namespace {
 using namespace blocksparse;
 using namespace blocksparse_test;
 
-constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-
-struct Problem {
-  std::string name;
-  Grid grid;
-  int64_t batch;
-  int64_t count;
-  std::vector<int32_t> ids;
-  std::vector<float> gates;
-  std::vector<float> x;
-  std::vector<float> dz;
-  std::vector<float> blocks;
-
-  Choices choices() const { return {ids.data(), gates.data(), batch, count}; }
-  int64_t num_blocks() const { return grid.rows.lines * grid.columns.lines; }
-};
-
-// Element (r, c) of block `id` lies in W.
-bool Inside(const Grid& grid, int64_t id, int64_t r, int64_t c) {
-  return r < grid.rows.Extent(id / grid.columns.lines) && c < grid.columns.Extent(id % grid.columns.lines);
-}
-
-// Everything outside of W, and of blocks that nobody wants, is NaN.
-void Spoil(Problem* p) {
-  std::vector<bool> wanted(p->num_blocks());
-  for (int32_t id : p->ids) wanted[id] = true;
-  const int64_t width = p->grid.columns.block;
-  for (int64_t e = 0; e < static_cast<int64_t>(p->blocks.size()); ++e) {
-    const int64_t id = e / p->grid.block_elements();
-    const int64_t within = e % p->grid.block_elements();
-    if (!wanted[id] || !Inside(p->grid, id, within / width, within % width)) p->blocks[e] = kNaN;
-  }
-}
-
-// `share` of the blocks for each example, distinct but for the first two if `twice`; some gates are zero.
-Problem MakeProblem(int64_t in, int64_t out, int64_t height, int64_t width, int64_t batch, double share,
-                    bool twice = false) {
-  Problem p;
-  p.name = std::to_string(in) + "x" + std::to_string(out) + " in " + std::to_string(height) + "x" +
-           std::to_string(width) + " batch " + std::to_string(batch) + " share " + std::to_string(share);
-  CHECK_TRUE(MakeGrid(in, out, 1, height, width, &p.grid).empty(), p.name);
-  p.batch = batch;
-  p.count = static_cast<int64_t>(share * static_cast<double>(p.num_blocks()) + 0.5);
-  std::mt19937 random(static_cast<uint32_t>(in + 7 * out + 31 * batch));
-  std::vector<int32_t> all(p.num_blocks());
-  for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int32_t>(i);
-  for (int64_t b = 0; b < batch; ++b) {
-    std::shuffle(all.begin(), all.end(), random);
-    p.ids.insert(p.ids.end(), all.begin(), all.begin() + p.count);
-    if (twice && p.count > 1) p.ids[b * p.count + 1] = p.ids[b * p.count];
-  }
-  p.gates = RandomIntegers(batch * p.count, 3);
-  p.x = RandomIntegers(batch * in, 4);
-  p.dz = RandomIntegers(batch * out, 5);
-  p.blocks = RandomIntegers(p.num_blocks() * p.grid.block_elements(), 6);
-  Spoil(&p);
-  return p;
-}
-
-// Calls visit(place of the gate, example, element of blocks, row of W, column of W) for all that is wanted.
-template <typename Visit>
-void ForEachElement(const Problem& p, const Visit& visit) {
-  const Axis& rows = p.grid.rows;
-  const Axis& columns = p.grid.columns;
-  for (int64_t e = 0; e < p.batch * p.count; ++e) {
-    const int64_t i = p.ids[e] / columns.lines;
-    const int64_t j = p.ids[e] % columns.lines;
-    for (int64_t r = 0; r < rows.Extent(i); ++r) {
-      for (int64_t c = 0; c < columns.Extent(j); ++c) {
-        visit(e, e / p.count, p.ids[e] * p.grid.block_elements() + r * columns.block + c, rows.Offset(i) + r,
-              columns.Offset(j) + c);
-      }
-    }
-  }
-}
-
-std::vector<double> ExpectedProduct(const Problem& p) {
-  std::vector<double> y(p.batch * p.grid.columns.features);
-  ForEachElement(p, [&](int64_t k, int64_t b, int64_t element, int64_t row, int64_t column) {
-    if (p.gates[k] == 0) return;
-    y[b * p.grid.columns.features + column] +=
-        double{p.gates[k]} * p.x[b * p.grid.rows.features + row] * p.blocks[element];
-  });
-  return y;
-}
-
-struct Gradients {
-  std::vector<double> dx;
-  std::vector<double> dgates;
-  std::vector<double> dblocks;
-};
-
-Gradients ExpectedGradients(const Problem& p) {
-  const int64_t in = p.grid.rows.features;
-  const int64_t out = p.grid.columns.features;
-  Gradients d = {std::vector<double>(p.batch * in), std::vector<double>(p.gates.size()),
-                 std::vector<double>(p.blocks.size())};
-  ForEachElement(p, [&](int64_t k, int64_t b, int64_t element, int64_t row, int64_t column) {
-    const double x = p.x[b * in + row];
-    const double dz = p.dz[b * out + column];
-    d.dgates[k] += x * p.blocks[element] * dz;
-    if (p.gates[k] == 0) return;
-    d.dx[b * in + row] += double{p.gates[k]} * p.blocks[element] * dz;
-    d.dblocks[element] += double{p.gates[k]} * x * dz;
-  });
-  return d;
-}
-
 // Memory that ends where it ends, for AddressSanitizer to see.
 struct Grouped {
   std::vector<float> workspace;
   Groups groups;
 };
 
-std::string Group(const Problem& p, GroupOrder order, ZeroGates zeros, Grouped* grouped) {
+std::string Group(const DynamicProblem& p, GroupOrder order, ZeroGates zeros, Grouped* grouped) {
   CHECK_EQUAL(CheckChoices(p.grid, p.choices()).size(), 0u);
   grouped->workspace.assign(GroupWords(p.grid, p.choices(), zeros), kNaN);
   return GroupByBlock(p.grid, p.choices(), order, zeros, grouped->workspace.data(), &grouped->groups);
@@ -159,7 +52,7 @@ std::vector<Level> Levels() {
   return levels;
 }
 
-std::vector<float> Product(const Level& level, const Problem& p, int64_t threads, const Epilogue& epilogue = {}) {
+std::vector<float> Product(const Level& level, const DynamicProblem& p, int64_t threads, const Epilogue& epilogue = {}) {
   const DynamicKernels kernels(*level.table, *level.common, DynamicType::kFloat32);
   Grouped grouped;
   CHECK_EQUAL(Group(p, GroupOrder::kByColumn, ZeroGates::kDrop, &grouped).size(), 0u);
@@ -177,7 +70,7 @@ struct FloatGradients {
   std::vector<float> dblocks;
 };
 
-FloatGradients Gradient(const Level& level, const Problem& p, int64_t threads) {
+FloatGradients Gradient(const Level& level, const DynamicProblem& p, int64_t threads) {
   const DynamicKernels kernels(*level.table, *level.common, DynamicType::kFloat32);
   Grouped all;
   Grouped nonzero;
@@ -200,7 +93,7 @@ FloatGradients Gradient(const Level& level, const Problem& p, int64_t threads) {
   return {dx.values(), dgates.values(), dblocks.values()};
 }
 
-void Run(const Problem& p, const std::vector<int64_t>& threads = {1}) {
+void Run(const DynamicProblem& p, const std::vector<int64_t>& threads = {1}) {
   const std::vector<double> y = ExpectedProduct(p);
   const Gradients d = ExpectedGradients(p);
   for (const Level& level : Levels()) {
@@ -224,13 +117,13 @@ void Grids() {
       if (height * width < 16 && batch > 3) continue;
       for (double share : {0.0, 0.1, 0.6, 1.0}) {
         if (!sample.Takes()) continue;
-        Run(MakeProblem(96, 128, height, width, batch, share));
-        Run(MakeProblem(101, 131, height, width, batch, share));
-        Run(MakeProblem(5, 3, height, width, batch, share, true));
+        Run(MakeDynamicProblem(96, 128, height, width, batch, share));
+        Run(MakeDynamicProblem(101, 131, height, width, batch, share));
+        Run(MakeDynamicProblem(5, 3, height, width, batch, share, true));
       }
     }
   }
-  for (int64_t batch : {1, 9, 70}) Run(MakeProblem(60, 70, 8, 16, batch, 0.5, true));
+  for (int64_t batch : {1, 9, 70}) Run(MakeDynamicProblem(60, 70, 8, 16, batch, 0.5, true));
 }
 
 // Floats, whose sums depend on their order: the bits are those of one thread and of each example by itself.
@@ -239,7 +132,7 @@ void SameBits() {
   for (const Level& level : Levels()) {
     for (const auto& [height, width] : std::vector<std::pair<int64_t, int64_t>>{{64, 64}, {128, 128}, {50, 70}, {20, 12}}) {
       for (int64_t batch : {1, 7, 16}) {
-        Problem p = MakeProblem(1500, 1601, height, width, batch, 0.6);
+        DynamicProblem p = MakeDynamicProblem(1500, 1601, height, width, batch, 0.6);
         p.gates = RandomFloats(batch * p.count, 13);
         p.x = RandomFloats(batch * 1500, 14);
         p.dz = RandomFloats(batch * 1601, 15);
@@ -258,7 +151,7 @@ void SameBits() {
           split += PlanInputGradients(kernels, p.grid, grouped.groups, threads).workers > 1;
         }
         for (int64_t b : {int64_t{0}, batch - 1}) {
-          Problem alone = p;
+          DynamicProblem alone = p;
           alone.batch = 1;
           alone.ids.assign(p.ids.begin() + b * p.count, p.ids.begin() + (b + 1) * p.count);
           alone.gates.assign(p.gates.begin() + b * p.count, p.gates.begin() + (b + 1) * p.count);
@@ -336,7 +229,7 @@ void Kernels() {
 }
 
 void Epilogues() {
-  const Problem p = MakeProblem(101, 131, 32, 48, 9, 0.5);
+  const DynamicProblem p = MakeDynamicProblem(101, 131, 32, 48, 9, 0.5);
   std::vector<double> expected = ExpectedProduct(p);
   const std::vector<float> bias = RandomIntegers(131, 9);
   for (size_t e = 0; e < expected.size(); ++e) expected[e] = std::max(expected[e] + bias[e % 131], 0.0);
@@ -389,7 +282,7 @@ void ChosenBlocks() {
 void BadChoices() {
   for (int32_t bad : {-1, 42, std::numeric_limits<int32_t>::max(), std::numeric_limits<int32_t>::min()}) {
     for (int64_t at : {0, 5, 17}) {
-      Problem p = MakeProblem(60, 70, 10, 10, 6, 3.0 / 42);
+      DynamicProblem p = MakeDynamicProblem(60, 70, 10, 10, 6, 3.0 / 42);
       p.ids[at] = bad;
       p.gates[at] = 0;
       for (GroupOrder order : {GroupOrder::kByRow, GroupOrder::kByColumn}) {
@@ -418,6 +311,6 @@ int main() {
   ChosenBlocks();
   Grids();
   if (Sample("dynamic bits").all()) SameBits();
-  Run(MakeProblem(1000, 1100, 64, 48, 16, 0.7), {2, 3});
+  Run(MakeDynamicProblem(1000, 1100, 64, 48, 16, 0.7), {2, 3});
   return Finish();
 }

@@ -1,4 +1,4 @@
-"""The ops of a GPU on an emulated one: the tests of the CPU's op, and what only a GPU has. None runs on a GPU."""
+"""The products of a GPU on an emulated one: the tests of the CPU's op, and what only a GPU has. None runs on a GPU."""
 
 import numpy as np
 import pytest
@@ -6,43 +6,33 @@ import tensorflow as tf
 
 import emulated
 import test_matmul
+import test_narrow_matmul
 from bsr_cases import assert_close, random_bsr
 from test_matmul import normal
-from tf_blocksparse.custom_ops import block_sparse_matmul, matmul
+from tf_blocksparse.custom_ops import block_sparse_matmul
 
-pytestmark = pytest.mark.skipif(
-    not emulated.BUILT, reason=f"{emulated.OPS} is not built: run `make cc-test` where NVRTC is installed"
-)
+pytestmark = emulated.NEEDED
 
 LEFT_OUT = {
     "test_reference": "has no op",
-    "test_shape_function": "the emulated ops have none of their own",
     "test_saved_model": "would be loaded with the CPU's op",
     "test_gradient_of_a_loop_loaded_from_a_saved_model": "would be loaded with the CPU's op",
 }
-SAME = {n: f for n, f in vars(test_matmul).items() if n.startswith("test_") and n not in LEFT_OUT}
-globals().update(SAME)
-
-
-@pytest.fixture(scope="module")
-def emulated_ops():
-    return emulated.load()
+LEFT_OUT_NARROW = {"test_standard_ops_give_the_same": "has no op"}
+SAME = emulated.tests_of(test_matmul, LEFT_OUT)
+NARROW = {f"{n}_of_16_bits": f for n, f in emulated.tests_of(test_narrow_matmul, LEFT_OUT_NARROW).items()}
+globals().update(SAME | NARROW)
 
 
 @pytest.fixture(autouse=True)
-def the_ops_are_emulated(emulated_ops, monkeypatch):
-    for module in (matmul, test_matmul):
-        monkeypatch.setattr(module, "ops", lambda: emulated_ops)
-    monkeypatch.setattr(test_matmul, "BATCHES", [1, 3, 8, 17, 70])
-    before = tf.config.experimental.tensor_float_32_execution_enabled()
-    tf.config.experimental.enable_tensor_float_32_execution(False)
-    yield
-    tf.config.experimental.enable_tensor_float_32_execution(before)
+def the_ops_are_emulated():
+    with emulated.in_place_of_the_ops(test_matmul, test_narrow_matmul) as patch:
+        patch.setattr(test_matmul, "BATCHES", [1, 3, 8, 17, 70])
+        yield
 
 
 def test_the_tests_of_the_cpu_are_here():
-    assert len(SAME) > 20
-    assert set(LEFT_OUT) < set(vars(test_matmul))
+    assert len(SAME) > 20 and len(NARROW) >= 8
 
 
 def test_the_kernels_ran():

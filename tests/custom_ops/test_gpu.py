@@ -4,39 +4,29 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import on_gpu
 import test_matmul
+import test_narrow_matmul
 from bsr_cases import assert_close, random_bsr
+from emulated import tests_of
 from test_matmul import normal
 from tf_blocksparse.custom_ops import block_sparse_matmul
 
-pytestmark = pytest.mark.skipif(not tf.config.list_physical_devices("GPU"), reason="no GPU found")
+pytestmark = on_gpu.NEEDED
 
 LEFT_OUT = {
     "test_huge_outputs_without_rows_cost_nothing": "allocates nothing on any device",
     "test_indices_overwritten_in_the_graph_after_their_check": "InplaceUpdate of int32 is an op of the CPU",
 }
-SAME = {n: f for n, f in vars(test_matmul).items() if n.startswith("test_") and n not in LEFT_OUT}
-globals().update(SAME)
+SAME = tests_of(test_matmul, LEFT_OUT)
+NARROW = tests_of(test_narrow_matmul, {"test_standard_ops_give_the_same": "has no op"})
+globals().update(SAME | {f"{n}_of_16_bits": f for n, f in NARROW.items()})
 
 
 @pytest.fixture(autouse=True)
 def on_the_gpu():
-    """All ops go to the GPU that have a kernel there; exact float32, as on the CPU."""
-    before = tf.config.experimental.tensor_float_32_execution_enabled()
-    tf.config.experimental.enable_tensor_float_32_execution(False)
-    with tf.device("/GPU:0"):
+    with on_gpu.everything():
         yield
-    tf.config.experimental.enable_tensor_float_32_execution(before)
-
-
-def without_placement(function):
-    """Calls it where TensorFlow must not move an op that has no kernel for the GPU to the CPU."""
-    before = tf.config.get_soft_device_placement()
-    tf.config.set_soft_device_placement(False)
-    try:
-        return function()
-    finally:
-        tf.config.set_soft_device_placement(before)
 
 
 @pytest.mark.parametrize(
@@ -55,12 +45,34 @@ def test_products_on_the_device(block_shape, batch, order):
             y = block_sparse_matmul(given, blocks, w.indices, w.indptr, **w.layout)
         return y, *tape.gradient(y, [given, blocks], output_gradients=tf.constant(dy))
 
-    y, dx, dblocks = without_placement(run)
-    assert {t.device.split(":")[-2] for t in (y, dx, dblocks)} == {"GPU"}
+    y, dx, dblocks = on_gpu.without_placement(run)
+    on_gpu.assert_there(y, dx, dblocks)
     dense = w.dense()
     assert_close(y, x.astype(np.float64) @ dense, 700, 4)
     assert_close(dx, dy.astype(np.float64) @ dense.T, 900, 4)
     assert_close(dblocks, w.stored(x.T.astype(np.float64) @ dy), batch, 4)
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16], ids=lambda dtype: dtype.name)
+@pytest.mark.parametrize("block_shape", [(4, 4), (16, 16), (32, 32), (64, 64), (128, 128), (12, 2)])
+@pytest.mark.parametrize("batch", [1, 64, 1000])
+def test_products_of_16_bits_on_the_device(block_shape, batch, dtype):
+    w, blocks = test_narrow_matmul.narrow_bsr(700, 900, block_shape, 0.3, 3, order="column", dtype=dtype)
+    x, x64 = test_narrow_matmul.normal([batch, 700], dtype)
+    dy, dy64 = test_narrow_matmul.normal([batch, 900], dtype, seed=2)
+
+    def run():
+        with tf.GradientTape() as tape:
+            tape.watch([x, blocks])
+            y = block_sparse_matmul(x, blocks, w.indices, w.indptr, **w.layout)
+        return y, *tape.gradient(y, [x, blocks], output_gradients=dy)
+
+    y, dx, dblocks = on_gpu.without_placement(run)
+    on_gpu.assert_there(y, dx, dblocks)
+    dense = w.dense()
+    test_narrow_matmul.assert_rounded_once(y, x64 @ dense, dtype, 700)
+    test_narrow_matmul.assert_rounded_once(dx, dy64 @ dense.T, dtype, 900)
+    test_narrow_matmul.assert_rounded_once(dblocks, w.stored(x64.T @ dy64), dtype, batch)
 
 
 @pytest.mark.parametrize("side", [16, 32, 64, 128])

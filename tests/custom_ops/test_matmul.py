@@ -472,8 +472,8 @@ def test_indices_overwritten_in_the_graph_after_their_check():
     "change, error, message",
     [
         ({"x": np.float32(1)}, ValueError, "expects `x` of shape .* got a scalar"),
-        ({"x": np.zeros([2, 8])}, TypeError, "expects `x` of dtype float32, got float64"),
-        ({"blocks": np.zeros([3, 4, 4])}, TypeError, "`blocks` of dtype float32, got float64"),
+        ({"x": np.zeros([2, 8])}, TypeError, "expects `x` of dtype float32, float16 or bfloat16, got float64"),
+        ({"blocks": np.zeros([3, 4, 4])}, TypeError, "`blocks` of dtype float32, which is that of `x`, got float64"),
         ({"blocks": np.zeros([3, 4], np.float32)}, ValueError, "`blocks` of shape"),
         ({"indices": tf.constant([0, 2, 1], tf.int64)}, TypeError, "`indices` of dtype int32"),
         ({"indices": np.zeros([3, 1], np.int32)}, ValueError, "`indices` of shape"),
@@ -483,7 +483,7 @@ def test_indices_overwritten_in_the_graph_after_their_check():
         ({"gates": 5}, ValueError, "multiple of `gates`.* got out_features=12 and gates=5"),
         ({"order": "col"}, ValueError, "`order` must be one of 'row', 'column', got 'col'"),
         ({"activation": "gelu"}, ValueError, "`activation` must be one of 'linear', .* got 'gelu'"),
-        ({"bias": np.zeros([12])}, TypeError, "`bias` of dtype float32, got float64"),
+        ({"bias": np.zeros([12])}, TypeError, "`bias` of dtype float32, which is that of `x`, got float64"),
     ],
 )
 def test_wrong_arguments(change, error, message):

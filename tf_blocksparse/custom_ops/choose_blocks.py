@@ -144,7 +144,9 @@ def _divisor(kept, gates, epsilon):
 @tf.RegisterGradient("BlockSparse>ChooseBlocks")
 def _choose_blocks_grad(op, _, dgates):
     """Gradient of `kept / max(mean(kept), epsilon)`, to the scores that were kept."""
-    scores, block_ids = op.inputs[0], op.outputs[0]
+    # On a GPU TensorFlow stacks int32 in the host's memory, for which the host would wait in every step.
+    scores, block_ids = op.inputs[0], tf.cast(op.outputs[0], tf.int64)
+    shape = tf.shape(scores, out_type=tf.int64)
     epsilon = op.get_attr("epsilon")
     kept = tf.nn.relu(tf.gather(scores, block_ids, batch_dims=1))  # [batch, k]
     divisor = _divisor(kept, scores, epsilon)
@@ -152,5 +154,5 @@ def _choose_blocks_grad(op, _, dgates):
     through_mean = tf.reduce_sum(dgates * kept, axis=1, keepdims=True) / (divisor * n)
     dkept = (dgates - tf.where(divisor > epsilon, through_mean, 0.0)) / divisor
     dkept = tf.where(kept > 0, dkept, 0.0)
-    examples = tf.broadcast_to(tf.range(tf.shape(scores)[0])[:, None], tf.shape(block_ids))
-    return tf.scatter_nd(tf.stack([examples, block_ids], axis=-1), dkept, tf.shape(scores)), None
+    examples = tf.broadcast_to(tf.range(shape[0])[:, None], tf.shape(block_ids))
+    return tf.scatter_nd(tf.stack([examples, block_ids], axis=-1), dkept, shape), None

@@ -16,6 +16,7 @@ from tf_blocksparse.custom_ops.library import ops
 
 ACTIVATIONS = {"linear": tf.identity, "relu": tf.nn.relu, "tanh": tf.tanh, "sigmoid": tf.sigmoid}
 ORDERS = ("row", "column")
+NUMBERS = (tf.float32, tf.float16, tf.bfloat16)
 
 
 def block_sparse_matmul(
@@ -34,9 +35,12 @@ def block_sparse_matmul(
 
     Differentiable with respect to `x`, `blocks` and `bias`, any number of times.
 
+    Sums are float32 for every dtype, and are rounded once, to the dtype of `x`. float16 and bfloat16 are what tensor
+    cores of GPUs multiply; on a CPU they are converted to float32 and back, which takes longer than float32 does.
+
     Args:
-        x: Tensor `[..., in_features]`, float32, of rank 1 or more.
-        blocks: Tensor `[num_blocks, height, width]`, float32.
+        x: Tensor `[..., in_features]`, float32, float16 or bfloat16, of rank 1 or more.
+        blocks: Tensor `[num_blocks, height, width]`, of the dtype of `x`.
         indices: Tensor `[num_blocks]`, int32. Block columns, strictly increasing within a block
             row; with `order="column"`, block rows, strictly increasing within a block column.
         indptr: Tensor `[ceil(in_features / height) + 1]`, int32. Where each block row's blocks
@@ -45,14 +49,14 @@ def block_sparse_matmul(
         gates: int. `W` is this many matrices side by side, and the grid of blocks is laid on each
             of them (4 for the kernel of an LSTM). With `c = ceil(out_features / gates / width)`
             block columns a gate, block column `j` is the `j % c`-th one of gate `j // c`.
-        bias: Tensor `[out_features]`, float32, or None.
+        bias: Tensor `[out_features]`, of the dtype of `x`, or None.
         activation: "linear", "relu", "tanh" or "sigmoid".
         order: "row", or "column" where the blocks are sorted by block column: the product then reads
             them in one stream, and remembers nothing for each block.
         name: Optional name of the op.
 
     Returns:
-        Tensor `[..., out_features]`, float32.
+        Tensor `[..., out_features]`, of the dtype of `x`.
 
     Raises:
         TypeError: if an argument has another dtype.
@@ -70,8 +74,7 @@ def block_sparse_matmul(
     """
     x, blocks, indices, indptr = _convert(x, blocks, indices, indptr, "block_sparse_matmul")
     bias = [] if bias is None else [tf.convert_to_tensor(bias, name="bias")]
-    for argument, tensor in (("x", x), ("blocks", blocks), *(("bias", b) for b in bias)):
-        check_float32(argument, tensor, "block_sparse_matmul")
+    _check_numbers(x, ("blocks", blocks), *(("bias", b) for b in bias))
     check_features(out_features, gates)
     check_choice("activation", activation, ACTIVATIONS)
     check_choice("order", order, ORDERS)
@@ -206,6 +209,21 @@ def convert_with_hint(values, dtype, name):
     return tf.convert_to_tensor(values, dtype_hint=hint, name=name)
 
 
+def _check_numbers(x, *others):
+    """Refuses dtypes that the kernels do not have, and a mixture of dtypes."""
+    if x.dtype not in NUMBERS:
+        raise TypeError(
+            f"`block_sparse_matmul` expects `x` of dtype float32, float16 or bfloat16, got {x.dtype.name}. Convert "
+            "it, by `tf.cast(x, tf.float32)`, or use `block_sparse_matmul_reference`."
+        )
+    for argument, tensor in others:
+        if tensor.dtype != x.dtype:
+            raise TypeError(
+                f"`block_sparse_matmul` expects `{argument}` of dtype {x.dtype.name}, which is that of `x`, got "
+                f"{tensor.dtype.name}. Convert it, by `tf.cast({argument}, x.dtype)`."
+            )
+
+
 def check_float32(argument, tensor, caller):
     """Refuses other dtypes, which the kernels do not have."""
     if tensor.dtype != tf.float32:
@@ -290,7 +308,12 @@ def _matmul_grad(op, dy):
     dz = of_output(op.get_attr("activation").decode(), op.outputs[0], dy)
     dx = ops().block_sparse_mat_mul_grad_x(dz, x, blocks, indices, indptr, **layout)
     dblocks = ops().block_sparse_mat_mul_grad_blocks(x, dz, blocks, indices, indptr, **layout)
-    return dx, dblocks, None, None, *(tf.reduce_sum(dz, axis=0) for _ in bias)
+    return dx, dblocks, None, None, *(_sum_of_rows(dz) for _ in bias)
+
+
+def _sum_of_rows(dz):
+    """The gradient of a bias, summed in float32."""
+    return tf.cast(tf.reduce_sum(tf.cast(dz, tf.float32), axis=0), dz.dtype)
 
 
 @tf.RegisterGradient("BlockSparse>MatMulGradX")

@@ -23,15 +23,15 @@ def portable_matmul(
     Indices are not checked, and what blocks hold outside of the matrix has to be finite.
 
     Args:
-        x: Tensor `[..., in_features]`, float32.
-        blocks: Tensor `[num_blocks, height, width]`, float32.
+        x: Tensor `[..., in_features]`, float32, float16 or bfloat16. Sums are float32.
+        blocks: Tensor `[num_blocks, height, width]`, of the dtype of `x`.
         indices: Tensor `[num_blocks]`, int32.
         indptr: Tensor `[lines + 1]`, int32.
         out_features, gates, bias, activation, order: as of `block_sparse_matmul`.
         name: Optional name of the scope.
 
     Returns:
-        Tensor `[..., out_features]`, float32.
+        Tensor `[..., out_features]`, of the dtype of `x`.
 
     Example:
 
@@ -41,9 +41,10 @@ def portable_matmul(
     """
     with tf.name_scope(name or "block_sparse_matmul"):
         x = tf.convert_to_tensor(x)
-        y = _product(flatten(x), tf.convert_to_tensor(blocks), indices, indptr, out_features, gates, order)
-        y = y if bias is None else y + bias
-        return unflatten(ACTIVATIONS[activation](y), x, out_features)
+        flat, blocks = tf.cast(flatten(x), tf.float32), tf.cast(blocks, tf.float32)
+        y = _product(flat, blocks, indices, indptr, out_features, gates, order)
+        y = y if bias is None else y + tf.cast(bias, tf.float32)
+        return unflatten(tf.cast(ACTIVATIONS[activation](y), x.dtype), x, out_features)
 
 
 def portable_gather(ids, blocks, indices, indptr, in_features, out_features, name=None):

@@ -7,6 +7,7 @@ from keras import ops
 
 from tf_blocksparse.bsr import BsrMatrix, mask_of_pattern, pattern
 from tf_blocksparse.custom_ops import implementation
+from tf_blocksparse.layers.product_dtype import product_dtype
 
 # These treat every element alike, so they give the same on the stored blocks as on the whole matrix.
 ELEMENTWISE = (
@@ -64,7 +65,7 @@ class BlockSparseWeight(tf.__internal__.tracking.AutoTrackable):  # so that tf.t
             shape=(num_blocks, *self.grid.block_shape),
             initializer=lambda shape, dtype=None: ops.convert_to_tensor(initial().blocks, dtype=dtype),
             dtype="float32",
-            autocast=False,  # the kernels compute in float32 whatever the layer's policy
+            autocast=False,  # whether they are rounded depends on more than the layer's policy: see product_dtype
             regularizer=regularizer,
             constraint=constraint,
             name=self.name,
@@ -81,15 +82,16 @@ class BlockSparseWeight(tf.__internal__.tracking.AutoTrackable):  # so that tf.t
         )
 
     def matmul(self, x, bias=None, activation="linear"):
-        """`activation(x @ W + bias)` for `x` `[..., in]`: `[..., out]`, in the dtype of `x`, computed in float32."""
+        """`activation(x @ W + bias)` for `x` `[..., in]`: `[..., out]`, in the dtype of `x`, summed in float32."""
+        dtype = product_dtype(x.dtype)
         y = implementation.active().matmul(
-            ops.cast(x, "float32"),
-            self.blocks,
+            ops.cast(x, dtype),
+            ops.cast(self.blocks, dtype),
             self.indices,
             self.indptr,
             out_features=self.grid.shape[1],
             gates=self.grid.gates,
-            bias=None if bias is None else ops.cast(bias, "float32"),
+            bias=None if bias is None else ops.cast(bias, dtype),
             activation=activation,
             order=self.order,
         )

@@ -19,6 +19,8 @@ namespace tensorflow {
 using DataType = TF_DataType;
 constexpr DataType DT_FLOAT = TF_FLOAT;
 constexpr DataType DT_INT8 = TF_INT8;
+constexpr DataType DT_HALF = TF_HALF;
+constexpr DataType DT_BFLOAT16 = TF_BFLOAT16;
 constexpr const char* DEVICE_CPU = "CPU";
 struct bfloat16 {};  // only named, to register kernels for it
 

@@ -80,6 +80,26 @@ struct GradTile {
     }
   }
 
+  DEVICE void PutSums(Shared& shared) const {
+    const int own = threadIdx.x / kLanes;
+#pragma unroll
+    for (int i = 0; i < kThreadRows; ++i) {
+#pragma unroll
+      for (int j = 0; j < kThreadColumns; ++j) {
+        shared.sums[threadIdx.x % kLanes][own / kAcross * kThreadRows + i][own % kAcross * kThreadColumns + j] =
+            sums_[i][j];
+      }
+    }
+  }
+
+  // That of all threads which share an element.
+  static DEVICE float SumOf(const Shared& shared, int row, int column) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int lane = 0; lane < kLanes; ++lane) sum += shared.sums[lane][row][column];
+    return sum;
+  }
+
   static DEVICE void Run(const GradArgs& args) {
     const GradPart part = GradPart::Get<kRows, kColumns>(args);
     Shared& shared = SharedMemory<Shared>();
@@ -94,22 +114,11 @@ struct GradTile {
       work.Multiply(shared.slices);
     }
     __syncthreads();
-    const int own = threadIdx.x / kLanes;
-#pragma unroll
-    for (int i = 0; i < kThreadRows; ++i) {
-#pragma unroll
-      for (int j = 0; j < kThreadColumns; ++j) {
-        shared.sums[threadIdx.x % kLanes][own / kAcross * kThreadRows + i][own % kAcross * kThreadColumns + j] =
-            work.sums_[i][j];
-      }
-    }
+    work.PutSums(shared);
     __syncthreads();
 #pragma unroll 1
     for (int i = threadIdx.x; i < kRows * kColumns; i += kThreads) {
-      float sum = 0.0f;
-#pragma unroll
-      for (int lane = 0; lane < kLanes; ++lane) sum += shared.sums[lane][i / kColumns][i % kColumns];
-      WriteGrad<Storage>(args, part, i / kColumns, i % kColumns, sum);
+      WriteGrad<Storage>(args, part, i / kColumns, i % kColumns, SumOf(shared, i / kColumns, i % kColumns));
     }
   }
 };

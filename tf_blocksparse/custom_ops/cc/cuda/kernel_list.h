@@ -9,6 +9,9 @@
 //   GRAD_TILE(name, format, rows, columns, thread_rows, thread_columns, lanes)   any blocks
 //   GRAD_TENSOR(name, format, side)                           blocks of multiples of 16
 //   COMBINE(name, format) GRAD_COMBINE(name, format)          sums of what was split
+//   DYNAMIC(name, format, rows)                               blocks that each example chose, for so many examples
+//   DYNAMIC_GRAD(name, format, rows, columns, thread_rows, thread_columns, lanes)   the gradient of these
+//   SINGLE(name, kernel, args, threads)                       the only one of its kind
 #ifndef PRODUCT_TILE
 #define PRODUCT_TILE(...)
 #endif
@@ -29,6 +32,15 @@
 #endif
 #ifndef GRAD_COMBINE
 #define GRAD_COMBINE(...)
+#endif
+#ifndef DYNAMIC
+#define DYNAMIC(...)
+#endif
+#ifndef DYNAMIC_GRAD
+#define DYNAMIC_GRAD(...)
+#endif
+#ifndef SINGLE
+#define SINGLE(...)
 #endif
 
 // y = x W.
@@ -107,6 +119,24 @@ GRAD_COMBINE(grad_combine_f32, Float32)
 GRAD_COMBINE(grad_combine_f16, Float16)
 GRAD_COMBINE(grad_combine_bf16, BFloat16)
 
+// Products of which every example chooses its blocks.
+DYNAMIC(dynamic_f32_1, Float32, 1)
+DYNAMIC(dynamic_f32_8, Float32, 8)
+DYNAMIC_GRAD(dynamic_grad_f32_64, Float32, 64, 64, 8, 4, 1)
+DYNAMIC_GRAD(dynamic_grad_f32_16, Float32, 16, 16, 4, 4, 8)
+DYNAMIC_GRAD(dynamic_grad_f32_4, Float32, 4, 4, 2, 2, 16)
+SINGLE(choice_clear, ChoiceClear, ChoiceArgs, 256)
+SINGLE(choice_scatter, ChoiceScatter, ChoiceArgs, 256)
+SINGLE(dynamic_combine, DynamicCombine, DynamicArgs, 256)
+SINGLE(dynamic_gates, DynamicGates, DynamicGatesArgs, 128)
+SINGLE(choose_blocks, ChooseBlocks, ChooseArgs, 256)
+
+// Recurrent layers.
+SINGLE(mask_flags, MaskFlags, MaskArgs, 128)
+SINGLE(sequence_add, Add, AddArgs, 256)
+SINGLE(cell_step, CellStep, CellArgs, 256)
+SINGLE(cell_grad, CellGrad, CellGradArgs, 256)
+
 #undef PRODUCT_TILE
 #undef PRODUCT_TENSOR
 #undef PRODUCT_FEW
@@ -114,3 +144,6 @@ GRAD_COMBINE(grad_combine_bf16, BFloat16)
 #undef GRAD_TENSOR
 #undef COMBINE
 #undef GRAD_COMBINE
+#undef DYNAMIC
+#undef DYNAMIC_GRAD
+#undef SINGLE

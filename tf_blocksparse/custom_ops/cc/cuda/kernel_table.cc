@@ -1,5 +1,7 @@
 #include "tf_blocksparse/custom_ops/cc/cuda/kernel_table.h"
 
+#include <algorithm>
+
 namespace blocksparse {
 namespace cuda {
 namespace {
@@ -39,6 +41,13 @@ std::vector<KernelInfo> MakeTable() {
 #define COMBINE(name, format) {#name, Role::kCombine, format.type, false, kLowest, 1, 1, kCombineThreads, 0, 1, 1},
 #define GRAD_COMBINE(name, format) \
   {#name, Role::kGradCombine, format.type, false, kLowest, 1, 1, kCombineThreads, 0, 1, 1},
+#define DYNAMIC(name, format, rows) \
+  {#name, Role::kDynamicProduct, format.type, false, kLowest, rows, 1, kFewThreads, 0, 1, 1},
+#define DYNAMIC_GRAD(name, format, rows, columns, thread_rows, thread_columns, lanes) \
+  {#name, Role::kDynamicGrad, format.type, false, kLowest, rows, columns,             \
+   (rows) / (thread_rows) * ((columns) / (thread_columns)) * (lanes), 0, 1, 1},
+#define SINGLE(name, kernel, args, threads) \
+  {#name, Role::k##kernel, Type::kFloat32, false, kLowest, 1, 1, threads, 0, 1, 1},
 #include "tf_blocksparse/custom_ops/cc/cuda/kernel_list.h"
   };
 }
@@ -50,6 +59,7 @@ bool Fits(const KernelInfo& kernel, const KernelChoice& choice) {
   if (choice.architecture < kernel.min_architecture) return false;
   if (kernel.tensor_cores && kernel.type == Type::kFloat32 && !choice.tf32) return false;
   if (kernel.role == Role::kFewRows) return choice.batch <= kernel.rows;
+  if (kernel.role == Role::kDynamicProduct) return std::min(choice.batch, kFewRows) <= kernel.rows;
   if (kernel.block_k > 0 && (choice.block_k != kernel.block_k || choice.block_n != kernel.columns)) return false;
   return choice.block_k % kernel.multiple_k == 0 && choice.block_n % kernel.multiple_n == 0;
 }
@@ -57,7 +67,8 @@ bool Fits(const KernelInfo& kernel, const KernelChoice& choice) {
 // The part of the work of a block that is of use; less is worse.
 double Use(const KernelInfo& kernel, const KernelChoice& choice) {
   double use = static_cast<double>(choice.block_n) / RoundUp(choice.block_n, kernel.columns);
-  if (kernel.role == Role::kGradBlocks) use *= static_cast<double>(choice.block_k) / RoundUp(choice.block_k, kernel.rows);
+  const bool rows = kernel.role == Role::kGradBlocks || kernel.role == Role::kDynamicGrad;
+  if (rows) use *= static_cast<double>(choice.block_k) / RoundUp(choice.block_k, kernel.rows);
   return use;
 }
 
@@ -85,6 +96,12 @@ int ChooseKernel(const KernelChoice& choice) {
     if (Use(kernel, choice) > Use(other, choice)) best = static_cast<int>(i);
   }
   return best;
+}
+
+int SingleKernel(Role role) {
+  KernelChoice choice = {};
+  choice.role = role;
+  return ChooseKernel(choice);
 }
 
 }  // namespace cuda

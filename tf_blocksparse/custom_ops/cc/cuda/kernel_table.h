@@ -14,7 +14,27 @@ enum class Type { kFloat32, kFloat16, kBFloat16 };
 
 constexpr int Bytes(Type type) { return type == Type::kFloat32 ? 4 : 2; }
 
-enum class Role { kProduct, kGradX, kFewRows, kGradBlocks, kCombine, kGradCombine };
+enum class Role {
+  kProduct,
+  kGradX,
+  kFewRows,
+  kGradBlocks,
+  kCombine,
+  kGradCombine,
+  // Products with chosen blocks, always float32; of each of these but the first two there is one kernel.
+  kDynamicProduct,
+  kDynamicGrad,
+  kChoiceClear,
+  kChoiceScatter,
+  kDynamicCombine,
+  kDynamicGates,
+  kChooseBlocks,
+  // Recurrent layers.
+  kMaskFlags,
+  kAdd,
+  kCellStep,
+  kCellGrad,
+};
 
 struct KernelInfo {
   const char* name;
@@ -44,6 +64,9 @@ struct KernelChoice {
 
 // The index in the table of the kernel to use: there is one for every choice.
 int ChooseKernel(const KernelChoice& choice);
+
+// The only kernel of a role.
+int SingleKernel(Role role);
 
 // A batch as small as this is done by a kernel for few rows.
 constexpr int64_t kFewRows = 8;

@@ -1,4 +1,8 @@
 // The kernels by the names under which the host finds them.
+#include "tf_blocksparse/custom_ops/cc/cuda/cells.cuh"
+#include "tf_blocksparse/custom_ops/cc/cuda/choose_blocks.cuh"
+#include "tf_blocksparse/custom_ops/cc/cuda/dynamic_grad.cuh"
+#include "tf_blocksparse/custom_ops/cc/cuda/dynamic_product.cuh"
 #include "tf_blocksparse/custom_ops/cc/cuda/grad_tensor.cuh"
 #include "tf_blocksparse/custom_ops/cc/cuda/grad_tile.cuh"
 #include "tf_blocksparse/custom_ops/cc/cuda/product_few.cuh"
@@ -48,6 +52,11 @@ constexpr int kThreadBlocks = 384 / ((kThreads + 31) / 32 * 32);
   extern "C" __global__ void __launch_bounds__(kCombineThreads) name(const GradCombineArgs given) { \
     GradCombine<format>(given);                                                                     \
   }
+#define DYNAMIC(name, format, ...) KERNEL(name, DynamicArgs, DynamicProduct<__VA_ARGS__>)
+#define DYNAMIC_GRAD(name, format, ...) KERNEL(name, DynamicGradArgs, DynamicGrad<__VA_ARGS__>)
+#define SINGLE(name, kernel, args, threads) \
+  static_assert(kernel::kThreads == threads, "the list says so"); \
+  KERNEL(name, args, kernel)
 #include "tf_blocksparse/custom_ops/cc/cuda/kernel_list.h"
 
 }  // namespace cuda

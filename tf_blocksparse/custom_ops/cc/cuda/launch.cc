@@ -2,13 +2,14 @@
 
 #include <algorithm>
 
+#include "tf_blocksparse/custom_ops/cc/cuda/lanes.h"
+
 namespace blocksparse {
 namespace cuda {
 namespace {
 
 constexpr int64_t kMaxPartialFloats = 16 << 20;  // 64 MB
 constexpr int64_t kMaxBatch = int64_t{1} << 30;  // so that no sum of rows in a kernel overflows
-constexpr int64_t kFewThreads = 128;
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -23,21 +24,6 @@ const unsigned char* At(const void* memory, size_t bytes) { return static_cast<c
 bool Aligned(const void* p, int64_t features, int64_t multiple, Type type) {
   const int64_t chunk = 16 / Bytes(type);
   return reinterpret_cast<uintptr_t>(p) % 16 == 0 && features % chunk == 0 && multiple % chunk == 0;
-}
-
-// How the threads of a kernel for few rows share out a block: neighbours in memory to neighbouring threads.
-void SetLanes(bool transposed, ProductArgs* args) {
-  const int64_t k = args->block_k, n = args->block_n;
-  args->k_stride = static_cast<int>(transposed ? 1 : n);
-  args->n_stride = static_cast<int>(transposed ? k : 1);
-  if (transposed) {
-    args->k_lanes = static_cast<int>(std::min<int64_t>(k, 32));
-    args->n_lanes = static_cast<int>(std::min<int64_t>(n, kFewThreads / args->k_lanes));
-  } else {
-    args->n_lanes = static_cast<int>(std::min<int64_t>(n, kFewThreads));
-    args->k_lanes = static_cast<int>(std::min<int64_t>(k, kFewThreads / args->n_lanes));
-  }
-  args->entry_lanes = static_cast<int>(kFewThreads) / (args->k_lanes * args->n_lanes);
 }
 
 // Lines are split where whole ones would leave most of the device waiting for the longest, and there is memory for it.
@@ -94,6 +80,20 @@ std::string RunCombine(const ProductPlan& plan, const Start& start, const void* 
 }
 
 }  // namespace
+
+int ActivationCode(Activation activation) {
+  switch (activation) {
+    case Activation::kRelu:
+      return 1;
+    case Activation::kTanh:
+      return 2;
+    case Activation::kSigmoid:
+      return 3;
+    case Activation::kLinear:
+      break;
+  }
+  return 0;
+}
 
 std::string PlanProduct(const ProductPattern& pattern, const Device& device, bool transposed, KernelChoice choice,
                         ProductPlan* plan) {
@@ -168,6 +168,12 @@ std::string PlanGrad(const GradPattern& pattern, const Device& device, KernelCho
   plan->partial_floats = plan->splits > 1 ? plan->splits * elements : 0;
   if (plan->grid > device.max_grid) return TooLarge("thread blocks", plan->grid, device.max_grid);
   return "";
+}
+
+std::string RunEmptyGrad(Type type, const Start& start, int64_t elements, void* dblocks) {
+  const int combine = ChooseKernel({Role::kGradCombine, type});
+  GradCombineArgs args = {nullptr, dblocks, elements, 0};
+  return start(combine, CeilDiv(elements, KernelTable()[combine].threads), &args);
 }
 
 std::string RunGrad(const GradPlan& plan, const Start& start, const void* pattern, const void* x, const void* dy,

@@ -9,12 +9,16 @@
 
 #include "tf_blocksparse/custom_ops/cc/cuda/kernel_table.h"
 #include "tf_blocksparse/custom_ops/cc/cuda/pattern.h"
+#include "tf_blocksparse/custom_ops/cc/kernels/cells.h"
 
 namespace blocksparse {
 namespace cuda {
 
 // Starts kernel `kernel` of the table; returns an empty string, or the text of an error.
 using Start = std::function<std::string(int kernel, int64_t grid, const void* args)>;
+
+// Of the kernels' epilogue.cuh.
+int ActivationCode(Activation activation);
 
 struct Device {
   int architecture = 70;
@@ -57,6 +61,9 @@ struct GradPlan {
 };
 
 std::string PlanGrad(const GradPattern& pattern, const Device& device, KernelChoice choice, GradPlan* plan);
+
+// Of no rows at all: zeros, without a pattern.
+std::string RunEmptyGrad(Type type, const Start& start, int64_t elements, void* dblocks);
 
 // dblocks is written in full.
 std::string RunGrad(const GradPlan& plan, const Start& start, const void* pattern, const void* x, const void* dy,

@@ -7,6 +7,7 @@
 #define TF_BLOCKSPARSE_CUDA_PRODUCT_FEW_CUH_
 
 #include "tf_blocksparse/custom_ops/cc/cuda/epilogue.cuh"
+#include "tf_blocksparse/custom_ops/cc/cuda/lanes.cuh"
 #include "tf_blocksparse/custom_ops/cc/cuda/product_walk.cuh"
 
 namespace blocksparse {
@@ -15,25 +16,11 @@ namespace cuda {
 template <typename Format, int kRows>
 struct ProductFew {
   typedef typename Format::Storage Storage;
-  static constexpr int kThreads = 128;
+  static constexpr int kThreads = kFewThreads;
 
   struct Shared {
     float sums[kRows][kThreads];
   };
-
-  struct Lanes {
-    int entry, k, n;
-  };
-
-  // The axis of a block whose neighbours lie side by side is that of neighbouring threads.
-  static DEVICE Lanes GetLanes(const ProductArgs& args) {
-    const int thread = threadIdx.x;
-    const int inner = args.n_stride == 1 ? args.n_lanes : args.k_lanes;
-    const int outer = args.n_stride == 1 ? args.k_lanes : args.n_lanes;
-    const int fast = thread % inner;
-    const int slow = thread / inner % outer;
-    return {thread / (inner * outer), args.n_stride == 1 ? slow : fast, args.n_stride == 1 ? fast : slow};
-  }
 
   static DEVICE void Sum(const ProductArgs& args, const Tile& tile, const Lanes& lanes, int column,
                          float (&sums)[kRows]) {
@@ -63,14 +50,14 @@ struct ProductFew {
     tile.first_column *= args.n_lanes;
     if (tile.first_column >= tile.item.extent) return;
     Shared& shared = SharedMemory<Shared>();
-    const Lanes lanes = GetLanes(args);
+    const Lanes lanes = Lanes::Get(args);
     const int column = tile.first_column + lanes.n;
     float sums[kRows] = {};
     if (lanes.entry < args.entry_lanes && column < tile.item.extent) Sum(args, tile, lanes, column, sums);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       if (lanes.entry < args.entry_lanes) {
-        shared.sums[r][(lanes.entry * args.k_lanes + lanes.k) * args.n_lanes + lanes.n] = sums[r];
+        shared.sums[r][lanes.Slot(args)] = sums[r];
       }
     }
     __syncthreads();

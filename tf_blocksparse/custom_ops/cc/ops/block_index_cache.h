@@ -77,9 +77,12 @@ class IndexCache {
   std::list<Entry> entries_;  // last used first
 };
 
+// Builds what the CPU's kernels read.
+IndexCache<BlockIndex>::Build BuildOf(Order order, bool by_column);
+
 class BlockIndexCache : public IndexCache<BlockIndex> {
  public:
-  BlockIndexCache(Order order, bool by_column);
+  BlockIndexCache(Order order, bool by_column) : IndexCache(BuildOf(order, by_column)) {}
 };
 
 }  // namespace blocksparse

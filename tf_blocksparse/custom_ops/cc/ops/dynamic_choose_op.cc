@@ -6,7 +6,7 @@
 #include "tensorflow/core/framework/shape_inference.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/dynamic.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/dynamic_choose.h"
-#include "tf_blocksparse/custom_ops/cc/ops/op_support.h"
+#include "tf_blocksparse/custom_ops/cc/ops/dynamic_checks.h"
 
 namespace blocksparse {
 namespace {
@@ -47,33 +47,24 @@ REGISTER_OP("BlockSparse>ChooseBlocks")
 class ChooseBlocksOp : public OpKernel {
  public:
   explicit ChooseBlocksOp(OpKernelConstruction* construction) : OpKernel(construction) {
-    OP_REQUIRES_OK(construction, construction->GetAttr("epsilon", &epsilon_));
-    OP_REQUIRES(construction, epsilon_ > 0, absl::InvalidArgumentError(absl::StrCat(
-        "epsilon must be above 0, got ", epsilon_)));
+    OP_REQUIRES_OK(construction, ReadEpsilon(construction, &epsilon_));
     const KernelTable* common;
     OP_REQUIRES_OK(construction, GetTable(&common));
     table_ = ChooseDynamicTable(common->isa);
   }
 
   void Compute(OpKernelContext* context) override {
-    constexpr int64_t kMaxBlocks = (int64_t{1} << 31) - 1;
     const Tensor& scores = context->input(0);
-    OP_REQUIRES_OK(context, CheckRank(scores, 2, "scores", "[batch, n]"));
-    OP_REQUIRES_OK(context, CheckRank(context->input(1), 0, "k", "[]"));
+    TensorShape shape;
+    OP_REQUIRES_OK(context, CheckScores(context, &shape));
     const int64_t batch = scores.dim_size(0);
     const int64_t blocks = scores.dim_size(1);
     const int64_t count = *static_cast<const int32_t*>(context->input(1).data());
-    OP_REQUIRES(context, blocks <= kMaxBlocks, absl::InvalidArgumentError(absl::StrCat(
-        "scores may have at most ", kMaxBlocks, " columns, got shape ", scores.shape().DebugString())));
-    OP_REQUIRES(context, count >= 0 && count <= blocks, absl::InvalidArgumentError(absl::StrCat(
-        "k must be from 0 to the number of scores, ", blocks, ", got ", count)));
-    TensorShape shape;
-    OP_REQUIRES_OK(context, TensorShape::BuildTensorShape({batch, count}, &shape));
     Tensor* ids = nullptr;
     Tensor* gates = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, shape, &ids));
     OP_REQUIRES_OK(context, context->allocate_output(1, shape, &gates));
-    if (shape.num_elements() == 0) return;  // without room for the keys of all blocks
+    if (batch == 0 || count == 0) return;  // without room for the keys of all blocks
     const BlockChoice choice = {scores.unaligned_flat<float>().data(), batch, blocks, count, epsilon_,
                                 ids->unaligned_flat<int32_t>().data(), gates->unaligned_flat<float>().data()};
     const int64_t workers = ChooseWorkers(choice, NumThreads(context));

@@ -13,7 +13,7 @@
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/dynamic.h"
-#include "tf_blocksparse/custom_ops/cc/ops/op_support.h"
+#include "tf_blocksparse/custom_ops/cc/ops/dynamic_checks.h"
 
 namespace blocksparse {
 namespace {
@@ -26,8 +26,6 @@ using tensorflow::TensorShape;
 using tensorflow::shape_inference::DimensionHandle;
 using tensorflow::shape_inference::InferenceContext;
 using tensorflow::shape_inference::ShapeHandle;
-
-constexpr const char* kChoicesShape = "[batch, k]";
 
 // Shapes of blocks, block_ids and block_gates, the inputs from `first` on, and of rows that have a batch with them.
 absl::Status ChoiceShapes(InferenceContext* c, int first, DimensionHandle* batch) {
@@ -151,13 +149,11 @@ REGISTER_OP("BlockSparse>DynamicMatMulGradBlocks")
       return absl::OkStatus();
     });
 
-// What the three ops share: the sizes of the matrix, the checks of the choices, and the groups made of them.
+// What the three ops share: the sizes of the matrix, and the groups made of the choices.
 class DynamicOp : public OpKernel {
  public:
   explicit DynamicOp(OpKernelConstruction* construction, DynamicType type = DynamicType::kFloat32)
-      : OpKernel(construction) {
-    OP_REQUIRES_OK(construction, construction->GetAttr("in_features", &in_features_));
-    OP_REQUIRES_OK(construction, construction->GetAttr("out_features", &out_features_));
+      : OpKernel(construction), sizes_(construction) {
     const KernelTable* common;
     OP_REQUIRES_OK(construction, GetTable(&common));
     kernels_ = std::make_unique<DynamicKernels>(*ChooseDynamicTable(common->isa), *common, type);
@@ -172,31 +168,6 @@ class DynamicOp : public OpKernel {
     Tensor workspace;
   };
 
-  absl::Status CheckRows(const Tensor& tensor, const char* name, bool input) const {
-    TF_RETURN_IF_ERROR(CheckRank(tensor, 2, name, input ? "[batch, in_features]" : "[batch, out_features]"));
-    return CheckDim(tensor, 1, name, input ? in_features_ : out_features_, input ? "in_features" : "out_features");
-  }
-
-  // Everything about blocks, block_ids and block_gates, the inputs from `first` on, but the ids themselves.
-  absl::Status CheckChoices(OpKernelContext* context, int first, int64_t batch, Call* call) const {
-    const Tensor& blocks = context->input(first);
-    const Tensor& ids = context->input(first + 1);
-    const Tensor& gates = context->input(first + 2);
-    TF_RETURN_IF_ERROR(CheckRank(blocks, 3, "blocks", "[grid rows * grid columns, height, width]"));
-    TF_RETURN_IF_ERROR(CheckRank(ids, 2, "block_ids", kChoicesShape));
-    TF_RETURN_IF_ERROR(CheckRank(gates, 2, "block_gates", kChoicesShape));
-    TF_RETURN_IF_ERROR(
-        InvalidIf(MakeGrid(in_features_, out_features_, 1, blocks.dim_size(1), blocks.dim_size(2), &call->grid)));
-    TF_RETURN_IF_ERROR(CheckDim(blocks, 0, "blocks", call->grid.rows.lines * call->grid.columns.lines,
-                                "the blocks of the grid, ceil(in_features / height) * ceil(out_features / width)"));
-    TF_RETURN_IF_ERROR(CheckDim(ids, 0, "block_ids", batch, "the batch, as in x"));
-    TF_RETURN_IF_ERROR(CheckDim(gates, 0, "block_gates", batch, "the batch, as in x"));
-    TF_RETURN_IF_ERROR(CheckDim(gates, 1, "block_gates", ids.dim_size(1), "k, as in block_ids"));
-    call->choices = {ids.unaligned_flat<int32_t>().data(), gates.unaligned_flat<float>().data(), batch,
-                     ids.dim_size(1)};
-    return InvalidIf(blocksparse::CheckChoices(call->grid, call->choices));
-  }
-
   absl::Status Group(OpKernelContext* context, GroupOrder order, ZeroGates zeros, Call* call) const {
     float* workspace;
     TF_RETURN_IF_ERROR(AllocateWorkspace(context, GroupWords(call->grid, call->choices, zeros), &call->workspace,
@@ -204,16 +175,7 @@ class DynamicOp : public OpKernel {
     return InvalidIf(GroupByBlock(call->grid, call->choices, order, zeros, workspace, &call->groups));
   }
 
-  // x [batch, in_features] and dy [batch, out_features], and the choices from input 2 on.
-  absl::Status CheckGradient(OpKernelContext* context, const Tensor& x, const Tensor& dy, Call* call) const {
-    TF_RETURN_IF_ERROR(CheckRows(x, "x", true));
-    TF_RETURN_IF_ERROR(CheckRows(dy, "dy", false));
-    TF_RETURN_IF_ERROR(CheckDim(dy, 0, "dy", x.dim_size(0), "the batch, as in x"));
-    return CheckChoices(context, 2, x.dim_size(0), call);
-  }
-
-  int64_t in_features_;
-  int64_t out_features_;
+  const DynamicSizes sizes_;
   std::unique_ptr<DynamicKernels> kernels_;
 };
 
@@ -230,11 +192,11 @@ class DynamicMatMulOp : public DynamicOp {
     const Tensor& x = context->input(0);
     Call call;
     DynamicOperands operands = {};
-    OP_REQUIRES_OK(context, CheckRows(x, "x", true));
-    OP_REQUIRES_OK(context, CheckChoices(context, 1, x.dim_size(0), &call));
+    OP_REQUIRES_OK(context, sizes_.CheckRows(x, "x", true));
+    OP_REQUIRES_OK(context, sizes_.CheckChoices(context, 1, x.dim_size(0), &call.grid, &call.choices));
     OP_REQUIRES_OK(context, CheckVectors(context, &operands));
     TensorShape shape;
-    OP_REQUIRES_OK(context, TensorShape::BuildTensorShape({x.dim_size(0), out_features_}, &shape));
+    OP_REQUIRES_OK(context, TensorShape::BuildTensorShape({x.dim_size(0), sizes_.out_features()}, &shape));
     Tensor* y = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, shape, &y));
     if (x.dim_size(0) == 0) return;
@@ -258,7 +220,7 @@ class DynamicMatMulOp : public DynamicOp {
                                   kScaled ? "the blocks" : "bfloat16 has none"));
       if (kScaled) operands->scales = Floats(scales);
     }
-    return ReadEpilogue(context, kBias, out_features_, activation_, &operands->epilogue);
+    return ReadEpilogue(context, kBias, sizes_.out_features(), activation_, &operands->epilogue);
   }
 
   Activation activation_ = Activation::kLinear;
@@ -272,7 +234,7 @@ class DynamicGradInputsOp : public DynamicOp {
     const Tensor& dy = context->input(0);
     const Tensor& x = context->input(1);
     Call call;
-    OP_REQUIRES_OK(context, CheckGradient(context, x, dy, &call));
+    OP_REQUIRES_OK(context, sizes_.CheckGradient(context, x, dy, &call.grid, &call.choices));
     Tensor* dx = nullptr;
     Tensor* dgates = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, x.shape(), &dx));
@@ -299,7 +261,7 @@ class DynamicGradBlocksOp : public DynamicOp {
     const Tensor& x = context->input(0);
     const Tensor& dy = context->input(1);
     Call call;
-    OP_REQUIRES_OK(context, CheckGradient(context, x, dy, &call));
+    OP_REQUIRES_OK(context, sizes_.CheckGradient(context, x, dy, &call.grid, &call.choices));
     Tensor* dblocks = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, context->input(2).shape(), &dblocks));
     OP_REQUIRES_OK(context, Group(context, GroupOrder::kByRow, ZeroGates::kDrop, &call));

@@ -2,9 +2,6 @@
 
 #include <string>
 
-#include "tensorflow/core/platform/tensor_float_32_utils.h"
-#include "xla/stream_executor/stream.h"
-
 namespace blocksparse {
 
 using tensorflow::OpKernelConstruction;
@@ -12,97 +9,17 @@ using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
 using tensorflow::TensorShape;
 
-namespace {
-
-absl::Status FailedIf(const std::string& error) {
-  return error.empty() ? absl::OkStatus() : absl::FailedPreconditionError(error);
-}
-
-absl::Status LaunchFailedIf(const std::string& error) {
-  return error.empty() ? absl::OkStatus() : absl::InternalError(error);
-}
-
-const float* Floats(const Tensor& tensor) { return tensor.unaligned_flat<float>().data(); }
-
-// As TensorFlow's own products: float32 may be rounded where tf.config.experimental says so, which is the default.
-cuda::KernelChoice FloatChoice(int64_t batch) {
-  cuda::KernelChoice choice = {};
-  choice.type = cuda::Type::kFloat32;
-  choice.tf32 = tensorflow::tensor_float_32_execution_enabled();
-  choice.batch = batch;
-  return choice;
-}
-
-// Of the kernels' epilogue.cuh.
-int ActivationCode(Activation activation) {
-  switch (activation) {
-    case Activation::kRelu:
-      return 1;
-    case Activation::kTanh:
-      return 2;
-    case Activation::kSigmoid:
-      return 3;
-    case Activation::kLinear:
-      break;
-  }
-  return 0;
-}
-
-}  // namespace
-
-absl::Status GpuCall::Open(OpKernelContext* context) {
-  TF_RETURN_IF_ERROR(FailedIf(cuda::Driver::Get(&driver_)));
-  TF_RETURN_IF_ERROR(FailedIf(driver_->GetModule(&module_)));
-  // TensorFlow's CPU devices, on which the tests run this, have none.
-  const tensorflow::DeviceContext* device = context->op_device_context();
-  if (device != nullptr && device->stream() != nullptr) {
-    stream_ = device->stream()->platform_specific_handle().stream;
-  }
-  return absl::OkStatus();
-}
-
-cuda::Start GpuCall::start() const {
-  return [this](int kernel, int64_t grid, const void* args) {
-    return driver_->Launch(module_, kernel, grid, args, stream_);
-  };
-}
-
-absl::Status GpuCall::Copy(void* to, const std::vector<unsigned char>& from) const {
-  return LaunchFailedIf(driver_->Copy(to, from.data(), from.size(), stream_));
-}
-
-absl::Status DeviceImages::Get(OpKernelContext* context, const GpuCall& call, const std::vector<unsigned char>& image,
-                               const void** data) const {
-  // A copy is of use to its own stream alone: there it comes before whatever reads it.
-  absl::MutexLock lock(&mutex_);
-  const auto key = std::make_pair(call.module(), call.stream());
-  auto found = copies_.find(key);
-  if (found == copies_.end()) {
-    Tensor copy;
-    const TensorShape shape({static_cast<int64_t>(image.size())});
-    TF_RETURN_IF_ERROR(context->allocate_temp(tensorflow::DT_UINT8, shape, &copy));
-    TF_RETURN_IF_ERROR(call.Copy(copy.data(), image));
-    found = copies_.emplace(key, std::move(copy)).first;
-  }
-  *data = found->second.data();
-  return absl::OkStatus();
-}
-
 GpuProductOp::GpuProductOp(OpKernelConstruction* construction, bool transposed)
     : OpKernel(construction),
       matrix_(construction),
       transposed_(transposed),
       cache_([this](const Grid& grid, const int32_t* indptr, int64_t indptr_size, const int32_t* indices,
                     int64_t num_blocks, GpuProductIndex* index) {
-        BlockIndex blocks;
-        const std::string error = BuildBlockIndex(grid, matrix_.order(), indptr, indptr_size, indices, num_blocks,
-                                                  !transposed_, &blocks);
-        if (error.empty()) {
-          index->grid = grid;
-          index->pattern = cuda::MakeProductPattern(blocks, multiprocessors_);
-        }
-        return error;
-      }) {}
+        return BuildProductIndex({grid, matrix_.order(), indptr, indptr_size, indices, num_blocks}, !transposed_,
+                                 multiprocessors_, index);
+      }) {
+  OP_REQUIRES_OK(construction, ReadNumber(construction, &number_));
+}
 
 void GpuProductOp::Multiply(OpKernelContext* context, const Tensor& x, int first, int64_t in_features,
                             int64_t features, const Epilogue& epilogue) {
@@ -132,14 +49,14 @@ absl::Status GpuProductOp::Run(OpKernelContext* context, const GpuProductIndex& 
                                const Tensor& x, const Tensor& blocks, const Epilogue& epilogue, Tensor* y) const {
   cuda::ProductPlan plan;
   TF_RETURN_IF_ERROR(
-      InvalidIf(PlanProduct(index.pattern, call.device(), transposed_, FloatChoice(x.dim_size(0)), &plan)));
+      InvalidIf(PlanProduct(index.pattern, call.device(), transposed_, GpuChoice(number_, x.dim_size(0)), &plan)));
   const void* pattern;
   TF_RETURN_IF_ERROR(index.images.Get(context, call, index.pattern.image, &pattern));
   Tensor holder;
   float* partial;
   TF_RETURN_IF_ERROR(AllocateWorkspace(context, plan.partial_floats, &holder, &partial));
-  return LaunchFailedIf(RunProduct(plan, call.start(), pattern, Floats(x), Floats(blocks), epilogue.bias,
-                                   ActivationCode(epilogue.activation), y->data(), partial));
+  return LaunchFailedIf(RunProduct(plan, call.start(), pattern, x.data(), blocks.data(), epilogue.bias,
+                                   cuda::ActivationCode(epilogue.activation), y->data(), partial));
 }
 
 GpuMatMulOp::GpuMatMulOp(OpKernelConstruction* construction) : GpuProductOp(construction, false) {
@@ -176,7 +93,9 @@ GpuGradBlocksOp::GpuGradBlocksOp(OpKernelConstruction* construction)
           index->pattern = cuda::MakeGradPattern(blocks);
         }
         return error;
-      }) {}
+      }) {
+  OP_REQUIRES_OK(construction, ReadNumber(construction, &number_));
+}
 
 void GpuGradBlocksOp::Compute(OpKernelContext* context) {
   const Tensor& x = context->input(0);
@@ -186,12 +105,24 @@ void GpuGradBlocksOp::Compute(OpKernelContext* context) {
   OP_REQUIRES_OK(context, CheckBsrShapes(blocks, context->input(3), context->input(4)));
   Grid grid;
   OP_REQUIRES_OK(context, matrix_.MakeGrid(blocks, x.dim_size(1), &grid));
-  std::shared_ptr<const GpuGradIndex> index;
-  OP_REQUIRES_OK(context, cache_.Get(grid, context->input(3), context->input(4), &index));
   Tensor* dblocks = nullptr;
   OP_REQUIRES_OK(context, context->allocate_output(0, blocks.shape(), &dblocks));
+  if (x.dim_size(0) == 0) {  // see the CPU's
+    OP_REQUIRES_OK(context, matrix_.CheckPattern(grid, context->input(3), context->input(4)));
+    OP_REQUIRES_OK(context, Clear(context, dblocks));
+    return;
+  }
+  std::shared_ptr<const GpuGradIndex> index;
+  OP_REQUIRES_OK(context, cache_.Get(grid, context->input(3), context->input(4), &index));
   if (blocks.NumElements() == 0) return;
   OP_REQUIRES_OK(context, Run(context, *index, x, dy, dblocks));
+}
+
+absl::Status GpuGradBlocksOp::Clear(OpKernelContext* context, Tensor* dblocks) const {
+  if (dblocks->NumElements() == 0) return absl::OkStatus();
+  GpuCall call;
+  TF_RETURN_IF_ERROR(call.Open(context));
+  return LaunchFailedIf(RunEmptyGrad(TypeOf(number_), call.start(), dblocks->NumElements(), dblocks->data()));
 }
 
 absl::Status GpuGradBlocksOp::Run(OpKernelContext* context, const GpuGradIndex& index, const Tensor& x,
@@ -199,13 +130,13 @@ absl::Status GpuGradBlocksOp::Run(OpKernelContext* context, const GpuGradIndex& 
   GpuCall call;
   TF_RETURN_IF_ERROR(call.Open(context));
   cuda::GradPlan plan;
-  TF_RETURN_IF_ERROR(InvalidIf(PlanGrad(index.pattern, call.device(), FloatChoice(x.dim_size(0)), &plan)));
+  TF_RETURN_IF_ERROR(InvalidIf(PlanGrad(index.pattern, call.device(), GpuChoice(number_, x.dim_size(0)), &plan)));
   const void* pattern;
   TF_RETURN_IF_ERROR(index.images.Get(context, call, index.pattern.image, &pattern));
   Tensor holder;
   float* partial;
   TF_RETURN_IF_ERROR(AllocateWorkspace(context, plan.partial_floats, &holder, &partial));
-  return LaunchFailedIf(RunGrad(plan, call.start(), pattern, Floats(x), Floats(dy), dblocks->data(), partial));
+  return LaunchFailedIf(RunGrad(plan, call.start(), pattern, x.data(), dy.data(), dblocks->data(), partial));
 }
 
 }  // namespace blocksparse

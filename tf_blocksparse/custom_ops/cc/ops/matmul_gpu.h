@@ -6,53 +6,15 @@
 #define TF_BLOCKSPARSE_OPS_MATMUL_GPU_H_
 
 #include <atomic>
-#include <map>
 #include <memory>
-#include <utility>
 
-#include "absl/synchronization/mutex.h"
 #include "tensorflow/core/framework/op_kernel.h"
-#include "tf_blocksparse/custom_ops/cc/cuda/driver.h"
-#include "tf_blocksparse/custom_ops/cc/cuda/launch.h"
 #include "tf_blocksparse/custom_ops/cc/ops/block_index_cache.h"
+#include "tf_blocksparse/custom_ops/cc/ops/gpu_call.h"
 #include "tf_blocksparse/custom_ops/cc/ops/op_support.h"
 #include "tf_blocksparse/custom_ops/cc/ops/stored_matrix.h"
 
 namespace blocksparse {
-
-// The device and the stream of a call.
-class GpuCall {
- public:
-  absl::Status Open(tensorflow::OpKernelContext* context);
-
-  cuda::Device device() const { return {module_->architecture, module_->multiprocessors}; }
-  void* stream() const { return stream_; }
-  const cuda::Module* module() const { return module_; }
-  cuda::Start start() const;
-  absl::Status Copy(void* to, const std::vector<unsigned char>& from) const;
-
- private:
-  cuda::Driver* driver_ = nullptr;
-  cuda::Module* module_ = nullptr;
-  void* stream_ = nullptr;
-};
-
-// The pattern's image on each device and stream that has asked for it.
-class DeviceImages {
- public:
-  absl::Status Get(tensorflow::OpKernelContext* context, const GpuCall& call, const std::vector<unsigned char>& image,
-                   const void** data) const;
-
- private:
-  mutable absl::Mutex mutex_;
-  mutable std::map<std::pair<const cuda::Module*, void*>, tensorflow::Tensor> copies_;
-};
-
-struct GpuProductIndex {
-  Grid grid;
-  cuda::ProductPattern pattern;
-  DeviceImages images;
-};
 
 struct GpuGradIndex {
   Grid grid;
@@ -71,6 +33,7 @@ class GpuProductOp : public tensorflow::OpKernel {
                 int64_t features, const Epilogue& epilogue);
 
   StoredMatrix matrix_;
+  Number number_ = Number::kFloat32;
 
  private:
   absl::Status Run(tensorflow::OpKernelContext* context, const GpuProductIndex& index, const GpuCall& call,
@@ -103,10 +66,12 @@ class GpuGradBlocksOp : public tensorflow::OpKernel {
   void Compute(tensorflow::OpKernelContext* context) override;
 
  private:
+  absl::Status Clear(tensorflow::OpKernelContext* context, tensorflow::Tensor* dblocks) const;
   absl::Status Run(tensorflow::OpKernelContext* context, const GpuGradIndex& index, const tensorflow::Tensor& x,
                    const tensorflow::Tensor& dy, tensorflow::Tensor* dblocks) const;
 
   StoredMatrix matrix_;
+  Number number_ = Number::kFloat32;
   IndexCache<GpuGradIndex> cache_;
 };
 

@@ -2,7 +2,7 @@
 //
 // Every input may come from a stranger's SavedModel: all of it is checked before the kernels see it, and what the
 // kernels index with is the checked copy.
-#include <algorithm>
+#include <cstring>
 #include <memory>
 #include <string>
 
@@ -28,18 +28,21 @@ using tensorflow::shape_inference::InferenceContext;
 using tensorflow::shape_inference::ShapeHandle;
 
 constexpr const char* kOrders = "order: {'row', 'column'} = 'row'";
+// Sums are float32 whatever it is. The default is what graphs mean that were saved before there was a choice.
+constexpr const char* kNumbers = "T: {float, half, bfloat16} = DT_FLOAT";
 constexpr const char* kActivations = "activation: {'linear', 'relu', 'tanh', 'sigmoid'} = 'linear'";
 
 // W is [in_features, out_features], `gates` matrices side by side. Its blocks are [num_blocks, height, width], sorted by
 // block row, with the block columns as indices; or, in column order, sorted by block column, with the block rows.
 // y = activation(x W + bias); bias [out_features] is an input of its own so that there can be none.
 REGISTER_OP("BlockSparse>MatMul")
-    .Input("x: float")                // [batch, in_features]
-    .Input("blocks: float")           // [num_blocks, height, width]
+    .Input("x: T")                    // [batch, in_features]
+    .Input("blocks: T")               // [num_blocks, height, width]
     .Input("indices: int32")          // [num_blocks]
     .Input("indptr: int32")           // [block rows or columns + 1]
-    .Input("bias: num_biases * float")  // [out_features]
-    .Output("y: float")               // [batch, out_features]
+    .Input("bias: num_biases * T")    // [out_features]
+    .Output("y: T")                   // [batch, out_features]
+    .Attr(kNumbers)
     .Attr("out_features: int >= 1")
     .Attr("gates: int >= 1 = 1")
     .Attr("num_biases: int >= 0 = 0")
@@ -73,12 +76,13 @@ absl::Status GradShapes(InferenceContext* c, int x_input, int dy_input, ShapeHan
 
 // x and blocks give the shapes of the results, which then need not be known when the graph is built.
 REGISTER_OP("BlockSparse>MatMulGradX")
-    .Input("dy: float")       // [batch, out_features]
-    .Input("x: float")        // [batch, in_features]; only its shape counts
-    .Input("blocks: float")   // [num_blocks, height, width]
+    .Input("dy: T")           // [batch, out_features]
+    .Input("x: T")            // [batch, in_features]; only its shape counts
+    .Input("blocks: T")       // [num_blocks, height, width]
     .Input("indices: int32")  // [num_blocks]
     .Input("indptr: int32")   // [block rows or columns + 1]
-    .Output("dx: float")      // [batch, in_features]
+    .Output("dx: T")          // [batch, in_features]
+    .Attr(kNumbers)
     .Attr("out_features: int >= 1")
     .Attr("gates: int >= 1 = 1")
     .Attr(kOrders)
@@ -91,12 +95,13 @@ REGISTER_OP("BlockSparse>MatMulGradX")
     });
 
 REGISTER_OP("BlockSparse>MatMulGradBlocks")
-    .Input("x: float")         // [batch, in_features]
-    .Input("dy: float")        // [batch, out_features]
-    .Input("blocks: float")    // [num_blocks, height, width]; only its shape counts
+    .Input("x: T")             // [batch, in_features]
+    .Input("dy: T")            // [batch, out_features]
+    .Input("blocks: T")        // [num_blocks, height, width]; only its shape counts
     .Input("indices: int32")   // [num_blocks]
     .Input("indptr: int32")    // [block rows or columns + 1]
-    .Output("dblocks: float")  // [num_blocks, height, width]
+    .Output("dblocks: T")      // [num_blocks, height, width]
+    .Attr(kNumbers)
     .Attr("out_features: int >= 1")
     .Attr("gates: int >= 1 = 1")
     .Attr(kOrders)
@@ -125,6 +130,7 @@ class ProductOp : public OpKernel {
  public:
   ProductOp(OpKernelConstruction* construction, bool by_column)
       : OpKernel(construction), matrix_(construction, by_column) {
+    OP_REQUIRES_OK(construction, ReadNumber(construction, &number_));
     OP_REQUIRES_OK(construction, GetTable(&table_));
   }
 
@@ -153,11 +159,19 @@ class ProductOp : public OpKernel {
     Tensor holder;
     float* workspace;
     OP_REQUIRES_OK(context, AllocateWorkspace(context, plan.workspace_floats, &holder, &workspace));
-    RunProduct(plan, x.unaligned_flat<float>().data(), blocks.unaligned_flat<float>().data(), epilogue,
-               y->unaligned_flat<float>().data(), workspace, IntraOpParallelFor(context));
+    Tensor holders[3];
+    const float* x_floats;
+    const float* block_floats;
+    float* y_floats;
+    OP_REQUIRES_OK(context, ReadFloats(context, number_, x, &holders[0], &x_floats));
+    OP_REQUIRES_OK(context, ReadFloats(context, number_, blocks, &holders[1], &block_floats));
+    OP_REQUIRES_OK(context, AllocateFloats(context, number_, *y, &holders[2], &y_floats));
+    RunProduct(plan, x_floats, block_floats, epilogue, y_floats, workspace, IntraOpParallelFor(context));
+    WriteFloats(number_, y_floats, *y);
   }
 
   IndexedMatrix matrix_;
+  Number number_ = Number::kFloat32;
 
  private:
   const KernelTable* table_;
@@ -175,6 +189,10 @@ class MatMulOp : public ProductOp {
     OP_REQUIRES_OK(context, CheckBsrShapes(context->input(1), context->input(2), context->input(3)));
     Epilogue epilogue;
     OP_REQUIRES_OK(context, ReadEpilogue(context, 4, matrix_.out_features(), activation_, &epilogue));
+    Tensor bias;
+    if (epilogue.bias != nullptr) {
+      OP_REQUIRES_OK(context, ReadFloats(context, number_, context->input(4), &bias, &epilogue.bias));
+    }
     Multiply(context, x, 1, x.dim_size(1), matrix_.out_features(), epilogue);
   }
 
@@ -199,6 +217,7 @@ class GradBlocksOp : public OpKernel {
  public:
   explicit GradBlocksOp(OpKernelConstruction* construction)
       : OpKernel(construction), matrix_(construction, false) {
+    OP_REQUIRES_OK(construction, ReadNumber(construction, &number_));
     OP_REQUIRES_OK(construction, GetTable(&table_));
   }
 
@@ -216,7 +235,8 @@ class GradBlocksOp : public OpKernel {
     OP_REQUIRES_OK(context, context->allocate_output(0, blocks.shape(), &dblocks));
     if (x.dim_size(0) == 0) {  // then x costs nothing, however many features it says that it has, but an index does
       OP_REQUIRES_OK(context, matrix_.CheckPattern(grid, indices, indptr));
-      std::fill_n(dblocks->unaligned_flat<float>().data(), dblocks->NumElements(), 0.0f);
+      const size_t bytes = dblocks->NumElements() * (number_ == Number::kFloat32 ? 4 : 2);
+      if (bytes > 0) std::memset(dblocks->data(), 0, bytes);
       return;
     }
     std::shared_ptr<const BlockIndex> index;
@@ -225,12 +245,20 @@ class GradBlocksOp : public OpKernel {
     Tensor holder;
     float* workspace;
     OP_REQUIRES_OK(context, AllocateWorkspace(context, plan.workspace_floats, &holder, &workspace));
-    RunGrad(plan, x.unaligned_flat<float>().data(), dy.unaligned_flat<float>().data(),
-            dblocks->unaligned_flat<float>().data(), workspace, IntraOpParallelFor(context));
+    Tensor holders[3];
+    const float* x_floats;
+    const float* dy_floats;
+    float* dblock_floats;
+    OP_REQUIRES_OK(context, ReadFloats(context, number_, x, &holders[0], &x_floats));
+    OP_REQUIRES_OK(context, ReadFloats(context, number_, dy, &holders[1], &dy_floats));
+    OP_REQUIRES_OK(context, AllocateFloats(context, number_, *dblocks, &holders[2], &dblock_floats));
+    RunGrad(plan, x_floats, dy_floats, dblock_floats, workspace, IntraOpParallelFor(context));
+    WriteFloats(number_, dblock_floats, *dblocks);
   }
 
  private:
   IndexedMatrix matrix_;
+  Number number_ = Number::kFloat32;
   const KernelTable* table_;
 };
 

@@ -57,13 +57,22 @@ absl::Status ReadActivation(OpKernelConstruction* construction, Activation* acti
   return absl::OkStatus();
 }
 
+absl::Status ReadNumber(OpKernelConstruction* construction, Number* number) {
+  tensorflow::DataType type;
+  TF_RETURN_IF_ERROR(construction->GetAttr("T", &type));
+  *number = type == tensorflow::DT_HALF       ? Number::kFloat16
+            : type == tensorflow::DT_BFLOAT16 ? Number::kBfloat16
+                                              : Number::kFloat32;
+  return absl::OkStatus();
+}
+
 absl::Status ReadEpilogue(OpKernelContext* context, int bias, int64_t out_features, Activation activation,
                           Epilogue* epilogue) {
   epilogue->activation = activation;
   if (context->num_inputs() == bias) return absl::OkStatus();
   const Tensor& tensor = context->input(bias);
   TF_RETURN_IF_ERROR(CheckRank(tensor, 1, "bias", "[out_features]"));
-  epilogue->bias = tensor.unaligned_flat<float>().data();
+  epilogue->bias = static_cast<const float*>(tensor.data());
   return CheckDim(tensor, 0, "bias", out_features, "out_features");
 }
 
@@ -97,6 +106,28 @@ absl::Status AllocateWorkspace(OpKernelContext* context, int64_t floats, Tensor*
   absl::Status status = context->allocate_temp(tensorflow::DT_FLOAT, tensorflow::TensorShape({floats}), holder);
   if (status.ok()) *workspace = holder->unaligned_flat<float>().data();
   return status;
+}
+
+absl::Status ReadFloats(OpKernelContext* context, Number number, const Tensor& tensor, Tensor* holder,
+                        const float** floats) {
+  *floats = static_cast<const float*>(tensor.data());
+  if (number == Number::kFloat32) return absl::OkStatus();
+  float* copy = nullptr;
+  TF_RETURN_IF_ERROR(AllocateWorkspace(context, tensor.NumElements(), holder, &copy));
+  ToFloats(number, tensor.data(), tensor.NumElements(), copy);
+  *floats = copy;
+  return absl::OkStatus();
+}
+
+absl::Status AllocateFloats(OpKernelContext* context, Number number, const Tensor& output, Tensor* holder,
+                            float** floats) {
+  *floats = static_cast<float*>(output.data());
+  if (number == Number::kFloat32) return absl::OkStatus();
+  return AllocateWorkspace(context, output.NumElements(), holder, floats);
+}
+
+void WriteFloats(Number number, const float* floats, const Tensor& output) {
+  if (number != Number::kFloat32) FromFloats(number, floats, output.NumElements(), output.data());
 }
 
 absl::Status MatrixShapes(InferenceContext* c, int first, DimensionOrConstant in_features,

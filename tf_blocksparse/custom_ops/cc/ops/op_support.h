@@ -9,6 +9,7 @@
 #include "tensorflow/core/framework/shape_inference.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/bsr.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/epilogue.h"
+#include "tf_blocksparse/custom_ops/cc/kernels/half.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/microkernels.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/parallel.h"
 #include "tf_blocksparse/custom_ops/cc/kernels/team.h"
@@ -35,7 +36,11 @@ Activation ActivationOf(const std::string& name);
 // The attributes `activation` and `num_biases`, which may be one at most.
 absl::Status ReadActivation(tensorflow::OpKernelConstruction* construction, Activation* activation);
 
-// The epilogue of a product; its bias [out_features] is the input of number `bias`, the last, if there is one.
+// The attribute `T`, the type of all numbers of a product.
+absl::Status ReadNumber(tensorflow::OpKernelConstruction* construction, Number* number);
+
+// The epilogue of a product; its bias [out_features] is the input of number `bias`, the last, if there is one. Of another
+// type than float32 it is the memory of that input, for those alone who know what is in it.
 absl::Status ReadEpilogue(tensorflow::OpKernelContext* context, int bias, int64_t out_features, Activation activation,
                           Epilogue* epilogue);
 
@@ -50,6 +55,15 @@ RunTeam IntraOpTeam(tensorflow::OpKernelContext* context);
 // Scratch memory from TensorFlow's allocator, which says so when there is none; kept alive by `holder`.
 absl::Status AllocateWorkspace(tensorflow::OpKernelContext* context, int64_t floats, tensorflow::Tensor* holder,
                                float** workspace);
+
+// The numbers of an input as float32: the input itself where it is, else a copy, kept alive by `holder`.
+absl::Status ReadFloats(tensorflow::OpKernelContext* context, Number number, const tensorflow::Tensor& tensor,
+                        tensorflow::Tensor* holder, const float** floats);
+
+// Where float32 results go that WriteFloats() rounds to `output`: its own memory if it is float32.
+absl::Status AllocateFloats(tensorflow::OpKernelContext* context, Number number, const tensorflow::Tensor& output,
+                            tensorflow::Tensor* holder, float** floats);
+void WriteFloats(Number number, const float* floats, const tensorflow::Tensor& output);
 
 // --- For shape functions.
 

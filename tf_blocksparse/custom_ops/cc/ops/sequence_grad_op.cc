@@ -5,16 +5,14 @@
 #include "absl/strings/str_cat.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
-#include "tf_blocksparse/custom_ops/cc/ops/sequence_op.h"
+#include "tf_blocksparse/custom_ops/cc/ops/sequence_backward.h"
 
 namespace blocksparse {
 namespace {
 
-using tensorflow::OpKernel;
 using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
-using tensorflow::TensorShape;
 using tensorflow::shape_inference::DimensionHandle;
 using tensorflow::shape_inference::InferenceContext;
 using tensorflow::shape_inference::ShapeHandle;
@@ -96,104 +94,21 @@ REGISTER_OP("BlockSparse>LstmGrad")
     .SetShapeFn([](InferenceContext* c) { return SequenceGradShapes(c, Cell::kLstm); });
 
 template <Cell CELL>
-class SequenceGradOp : public OpKernel {
+class SequenceGradOp : public SequenceBackward<CELL, BlockIndex> {
  public:
-  explicit SequenceGradOp(OpKernelConstruction* construction) : OpKernel(construction) {
-    OP_REQUIRES_OK(construction, ReadSequence(construction, CELL, &sequence_));
-  }
+  explicit SequenceGradOp(OpKernelConstruction* construction)
+      : SequenceBackward<CELL, BlockIndex>(construction, BuildOf(Order::kColumn, false)) {}
 
-  void Compute(OpKernelContext* context) override {
-    Sequence sequence = sequence_;
-    SequenceGradInputs inputs = {};
-    std::shared_ptr<const BlockIndex> recurrent;
-    std::shared_ptr<const BlockIndex> candidate;
-    SequenceCall call(context);
-    ReadSizes(&call, &sequence);
-    ReadMatrices(&call, &sequence, &inputs, &recurrent, &candidate);
-    ReadArrays(&call, sequence, &inputs);
-    OP_REQUIRES_OK(context, call.status());
-    SequenceGradOutputs outputs = {};
-    OP_REQUIRES_OK(context, AllocateOutputs(context, sequence, &outputs));
-    if (sequence.batch == 0) return;  // there may be any number of time steps then
+ protected:
+  absl::Status Run(OpKernelContext* context, const Sequence& sequence, const SequenceIndices<BlockIndex>&,
+                   const SequenceGradInputs& inputs, const SequenceGradOutputs& outputs) override {
     const SequenceGradPlan plan = PlanSequenceGrad(sequence, NumThreads(context));
     Tensor holder;
     float* workspace;
-    OP_REQUIRES_OK(context, AllocateWorkspace(context, plan.workspace_floats, &holder, &workspace));
+    TF_RETURN_IF_ERROR(AllocateWorkspace(context, plan.workspace_floats, &holder, &workspace));
     RunSequenceGrad(plan, inputs, outputs, workspace, IntraOpTeam(context));
-  }
-
- private:
-  static void ReadSizes(SequenceCall* call, Sequence* sequence) {
-    const Tensor* gates = call->Input("gates", {-1, -1, -1}, "[batch, time, gates * units]");
-    if (!call->ok()) return;
-    sequence->batch = gates->dim_size(sequence->time_major ? 1 : 0);
-    sequence->time = gates->dim_size(sequence->time_major ? 0 : 1);
-  }
-
-  void ReadMatrices(SequenceCall* call, Sequence* sequence, SequenceGradInputs* inputs,
-                    std::shared_ptr<const BlockIndex>* recurrent, std::shared_ptr<const BlockIndex>* candidate) {
-    const Tensor* dh = call->Input("dh", {sequence->batch, -1}, "[batch, units]");
-    if (!call->ok()) return;
-    const int64_t units = dh->dim_size(1);
-    const int64_t gates = GatesOf(CELL);
-    if (units > INT32_MAX / gates) {
-      return call->Require(
-          absl::InvalidArgumentError(absl::StrCat("dh has ", units, " units, more than a matrix can have columns")));
-    }
-    if (CELL == Cell::kGru) {
-      inputs->candidate_blocks =
-          Floats(call->Matrix("candidate", true, units, units, 1, &candidate_cache_, candidate));
-    }
-    const int64_t recurrent_gates = *candidate == nullptr ? gates : 2;
-    inputs->recurrent_blocks = Floats(
-        call->Matrix("recurrent", false, units, recurrent_gates * units, recurrent_gates, &recurrent_cache_, recurrent));
-    sequence->recurrent = recurrent->get();
-    sequence->candidate = candidate->get();
-    if (call->ok()) call->Require(InvalidIf(CheckSequence(*sequence)));
-  }
-
-  static void ReadArrays(SequenceCall* call, const Sequence& sequence, SequenceGradInputs* inputs) {
-    if (!call->ok()) return;
-    const int64_t units = sequence.units();
-    const auto state = [&](const char* name) {
-      return Floats(call->Input(name, {sequence.batch, units}, "[batch, units]"));
-    };
-    const auto steps = [&](const char* name, int64_t features) {
-      return Floats(sequence.time_major
-                        ? call->Input(name, {sequence.time, sequence.batch, features}, "[time, batch, features]")
-                        : call->Input(name, {sequence.batch, sequence.time, features}, "[batch, time, features]"));
-    };
-    inputs->doutput = sequence.return_sequences ? steps("doutput", units) : state("doutput");
-    inputs->dh = state("dh");
-    inputs->gates = steps("gates", sequence.saved_gates() * units);
-    if (CELL == Cell::kGru) inputs->states = steps("states", units);
-    if (CELL == Cell::kLstm) {
-      inputs->dc = state("dc");
-      inputs->c = state("c0");
-      inputs->cells = steps("cells", units);
-    }
-    inputs->mask = ReadMask(call, sequence);
-  }
-
-  static absl::Status AllocateOutputs(OpKernelContext* context, const Sequence& sequence,
-                                      SequenceGradOutputs* outputs) {
-    const TensorShape state({sequence.batch, sequence.units()});
-    const TensorShape sums = TimeShape(sequence, sequence.gates() * sequence.units());
-    int index = 0;
-    TF_RETURN_IF_ERROR(AllocateNext(context, sums, &index, &outputs->dprojected));
-    if (CELL == Cell::kGru && sequence.candidate == nullptr) {
-      TF_RETURN_IF_ERROR(AllocateNext(context, sums, &index, &outputs->drecurrent));
-    } else if (CELL == Cell::kGru) {
-      context->set_output(index++, *context->mutable_output(0));  // without a gate in between they are the same
-    }
-    TF_RETURN_IF_ERROR(AllocateNext(context, state, &index, &outputs->dh));
-    if (CELL == Cell::kLstm) TF_RETURN_IF_ERROR(AllocateNext(context, state, &index, &outputs->dc));
     return absl::OkStatus();
   }
-
-  Sequence sequence_;
-  BlockIndexCache recurrent_cache_{Order::kColumn, false};
-  BlockIndexCache candidate_cache_{Order::kColumn, false};
 };
 
 REGISTER_KERNEL_BUILDER(Name("BlockSparse>RnnGrad").Device(tensorflow::DEVICE_CPU), SequenceGradOp<Cell::kRnn>);

@@ -7,16 +7,14 @@
 #include "absl/strings/str_cat.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
-#include "tf_blocksparse/custom_ops/cc/ops/sequence_op.h"
+#include "tf_blocksparse/custom_ops/cc/ops/sequence_forward.h"
 
 namespace blocksparse {
 namespace {
 
-using tensorflow::OpKernel;
 using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
-using tensorflow::TensorShape;
 using tensorflow::shape_inference::DimensionHandle;
 using tensorflow::shape_inference::InferenceContext;
 using tensorflow::shape_inference::ShapeHandle;
@@ -133,94 +131,21 @@ REGISTER_OP("BlockSparse>Lstm")
     .SetShapeFn([](InferenceContext* c) { return SequenceShapes(c, Cell::kLstm); });
 
 template <Cell CELL>
-class SequenceOp : public OpKernel {
+class SequenceOp : public SequenceForward<CELL, BlockIndex> {
  public:
-  explicit SequenceOp(OpKernelConstruction* construction) : OpKernel(construction) {
-    OP_REQUIRES_OK(construction, ReadSequence(construction, CELL, &sequence_));
-    OP_REQUIRES_OK(construction, construction->GetAttr("save", &save_));
-  }
+  explicit SequenceOp(OpKernelConstruction* construction)
+      : SequenceForward<CELL, BlockIndex>(construction, BuildOf(Order::kColumn, true)) {}
 
-  void Compute(OpKernelContext* context) override {
-    Sequence sequence = sequence_;
-    SequenceInputs inputs = {};
-    Indices indices;
-    SequenceCall call(context);
-    ReadInputs(&call, &sequence, &inputs, &indices);
-    OP_REQUIRES_OK(context, call.status());
-    SequenceOutputs outputs = {};
-    OP_REQUIRES_OK(context, AllocateOutputs(context, sequence, &outputs));
-    if (sequence.batch == 0) return;
+ protected:
+  absl::Status Run(OpKernelContext* context, const Sequence& sequence, const SequenceIndices<BlockIndex>&,
+                   const SequenceInputs& inputs, const SequenceOutputs& outputs) override {
     const SequencePlan plan = PlanSequence(sequence, NumThreads(context));
     Tensor holder;
     float* workspace;
-    OP_REQUIRES_OK(context, AllocateWorkspace(context, plan.workspace_floats, &holder, &workspace));
+    TF_RETURN_IF_ERROR(AllocateWorkspace(context, plan.workspace_floats, &holder, &workspace));
     RunSequence(plan, inputs, outputs, workspace, IntraOpTeam(context));
-  }
-
- private:
-  struct Indices {
-    std::shared_ptr<const BlockIndex> kernel;
-    std::shared_ptr<const BlockIndex> recurrent;
-    std::shared_ptr<const BlockIndex> candidate;
-  };
-
-  void ReadInputs(SequenceCall* call, Sequence* sequence, SequenceInputs* inputs, Indices* indices) {
-    const Tensor* x = call->Input("x", {-1, -1, -1}, sequence->time_major ? "[time, batch, in]" : "[batch, time, in]");
-    const Tensor* h = call->Input("h0", {-1, -1}, "[batch, units]");
-    if (!call->ok()) return;
-    sequence->batch = x->dim_size(sequence->time_major ? 1 : 0);
-    sequence->time = x->dim_size(sequence->time_major ? 0 : 1);
-    const int64_t units = h->dim_size(1);
-    h = call->Input("h0", {sequence->batch, units}, "[batch, units]");
-    if (CELL == Cell::kLstm) inputs->c = Floats(call->Input("c0", {sequence->batch, units}, "[batch, units]"));
-    const int64_t gates = GatesOf(CELL);
-    if (units > INT32_MAX / gates) {
-      return call->Require(
-          absl::InvalidArgumentError(absl::StrCat("h0 has ", units, " units, more than a matrix can have columns")));
-    }
-    const Tensor* candidate = nullptr;
-    if (CELL == Cell::kGru) {
-      candidate = call->Matrix("candidate", true, units, units, 1, &candidate_, &indices->candidate);
-    }
-    const int64_t recurrent_gates = candidate == nullptr ? gates : 2;
-    inputs->x = Floats(x);
-    inputs->h = Floats(h);
-    inputs->candidate = {Floats(candidate), nullptr};
-    inputs->kernel.blocks =
-        Floats(call->Matrix("kernel", false, x->dim_size(2), gates * units, gates, &kernel_, &indices->kernel));
-    inputs->recurrent.blocks = Floats(call->Matrix("recurrent", false, units, recurrent_gates * units, recurrent_gates,
-                                                   &recurrent_, &indices->recurrent));
-    ReadBias(call, *sequence, units, candidate != nullptr, inputs);
-    inputs->mask = ReadMask(call, *sequence);
-    sequence->kernel = indices->kernel.get();
-    sequence->recurrent = indices->recurrent.get();
-    sequence->candidate = indices->candidate.get();
-    if (call->ok()) call->Require(InvalidIf(CheckSequence(*sequence)));
-  }
-
-  absl::Status AllocateOutputs(OpKernelContext* context, const Sequence& sequence, SequenceOutputs* outputs) const {
-    const TensorShape state({sequence.batch, sequence.units()});
-    int index = 0;
-    const auto saved = [&](int64_t features, float** data) {
-      TF_RETURN_IF_ERROR(AllocateNext(context, save_ ? TimeShape(sequence, features) : TensorShape({0}), &index, data));
-      if (!save_) *data = nullptr;
-      return absl::OkStatus();
-    };
-    const TensorShape output = sequence.return_sequences ? TimeShape(sequence, sequence.units()) : state;
-    TF_RETURN_IF_ERROR(AllocateNext(context, output, &index, &outputs->output));
-    TF_RETURN_IF_ERROR(AllocateNext(context, state, &index, &outputs->h));
-    if (CELL == Cell::kLstm) TF_RETURN_IF_ERROR(AllocateNext(context, state, &index, &outputs->c));
-    TF_RETURN_IF_ERROR(saved(sequence.saved_gates() * sequence.units(), &outputs->gates));
-    TF_RETURN_IF_ERROR(saved(sequence.units(), &outputs->states));
-    if (CELL == Cell::kLstm) TF_RETURN_IF_ERROR(saved(sequence.units(), &outputs->cells));
     return absl::OkStatus();
   }
-
-  Sequence sequence_;
-  bool save_;
-  BlockIndexCache kernel_{Order::kColumn, true};
-  BlockIndexCache recurrent_{Order::kColumn, true};
-  BlockIndexCache candidate_{Order::kColumn, true};
 };
 
 REGISTER_KERNEL_BUILDER(Name("BlockSparse>Rnn").Device(tensorflow::DEVICE_CPU), SequenceOp<Cell::kRnn>);

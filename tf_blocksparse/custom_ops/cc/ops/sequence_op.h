@@ -26,14 +26,30 @@ class SequenceCall {
   // That of a list of none or one; null where there is none.
   const tensorflow::Tensor* Optional(const char* name, std::initializer_list<int64_t> shape, const char* meaning);
   // The blocks of the matrix whose three inputs begin with `prefix`, and its index.
+  template <typename Index>
   const tensorflow::Tensor* Matrix(const std::string& prefix, bool optional, int64_t in_features, int64_t out_features,
-                                   int64_t gates, BlockIndexCache* cache, std::shared_ptr<const BlockIndex>* index);
+                                   int64_t gates, IndexCache<Index>* cache, std::shared_ptr<const Index>* index) {
+    MatrixInputs matrix;
+    if (!FindMatrix(prefix, optional, in_features, out_features, gates, &matrix)) return nullptr;
+    const absl::Status status = cache->Get(matrix.grid, *matrix.indices, *matrix.indptr, index);
+    return RequireMatrix(prefix, status) ? matrix.blocks : nullptr;
+  }
 
   void Require(absl::Status status) { status_.Update(status); }
   bool ok() const { return status_.ok(); }
   const absl::Status& status() const { return status_; }
 
  private:
+  struct MatrixInputs {
+    const tensorflow::Tensor* blocks;
+    const tensorflow::Tensor* indices;
+    const tensorflow::Tensor* indptr;
+    Grid grid;
+  };
+  // False if there is none, or not such a one.
+  bool FindMatrix(const std::string& prefix, bool optional, int64_t in_features, int64_t out_features, int64_t gates,
+                  MatrixInputs* matrix);
+  bool RequireMatrix(const std::string& prefix, const absl::Status& status);
   const tensorflow::Tensor* Checked(const tensorflow::Tensor* tensor, const char* name,
                                     std::initializer_list<int64_t> shape, const char* meaning);
   const tensorflow::Tensor* Find(const std::string& name, bool optional);
@@ -45,6 +61,9 @@ class SequenceCall {
 inline const float* Floats(const tensorflow::Tensor* tensor) {
   return tensor == nullptr ? nullptr : tensor->unaligned_flat<float>().data();
 }
+
+// What the checks of a sequence read of a matrix: of each kind of index.
+inline const BlockIndex* ShapeOf(const BlockIndex* index) { return index; }
 
 // The attributes; what depends on the inputs is set by each call.
 absl::Status ReadSequence(tensorflow::OpKernelConstruction* construction, Cell cell, Sequence* sequence);

@@ -51,23 +51,25 @@ const Tensor* SequenceCall::Optional(const char* name, std::initializer_list<int
   return Checked(Find(name, true), name, shape, meaning);
 }
 
-const Tensor* SequenceCall::Matrix(const std::string& prefix, bool optional, int64_t in_features, int64_t out_features,
-                                   int64_t gates, BlockIndexCache* cache, std::shared_ptr<const BlockIndex>* index) {
-  const Tensor* blocks = Find(prefix + "_blocks", optional);
-  const Tensor* indices = Find(prefix + "_indices", optional);
-  const Tensor* indptr = Find(prefix + "_indptr", optional);
-  if (!ok() || blocks == nullptr) return nullptr;
-  Grid grid;
-  absl::Status status = CheckBsrShapes(*blocks, *indices, *indptr);
+bool SequenceCall::FindMatrix(const std::string& prefix, bool optional, int64_t in_features, int64_t out_features,
+                              int64_t gates, MatrixInputs* matrix) {
+  matrix->blocks = Find(prefix + "_blocks", optional);
+  matrix->indices = Find(prefix + "_indices", optional);
+  matrix->indptr = Find(prefix + "_indptr", optional);
+  if (!ok() || matrix->blocks == nullptr) return false;
+  const Tensor& blocks = *matrix->blocks;
+  absl::Status status = CheckBsrShapes(blocks, *matrix->indices, *matrix->indptr);
   if (status.ok()) {
-    status = InvalidIf(MakeGrid(in_features, out_features, gates, blocks->dim_size(1), blocks->dim_size(2), &grid));
+    status =
+        InvalidIf(MakeGrid(in_features, out_features, gates, blocks.dim_size(1), blocks.dim_size(2), &matrix->grid));
   }
-  if (status.ok()) status = cache->Get(grid, *indices, *indptr, index);
-  if (!status.ok()) {
-    Require(absl::Status(status.code(), absl::StrCat("the matrix ", prefix, ": ", status.message())));
-    return nullptr;
-  }
-  return blocks;
+  return RequireMatrix(prefix, status);
+}
+
+bool SequenceCall::RequireMatrix(const std::string& prefix, const absl::Status& status) {
+  if (status.ok()) return true;
+  Require(absl::Status(status.code(), absl::StrCat("the matrix ", prefix, ": ", status.message())));
+  return false;
 }
 
 absl::Status ReadSequence(OpKernelConstruction* construction, Cell cell, Sequence* sequence) {
