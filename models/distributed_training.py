@@ -12,7 +12,7 @@ import time
 import keras
 import tensorflow as tf
 
-from models.epochs import restored_epochs
+from models.epochs import draw_for, restored_epochs
 from models.language_modelling import ResetStates, TextBatches, word_cross_entropy
 from models.workers import WorkerError, share_of
 
@@ -58,6 +58,8 @@ def train_all(workers, model, corpus, preset, epochs, callbacks=()):
     callbacks.on_train_begin()
     for epoch in range(first, epochs):
         begun, batches.epoch = time.monotonic(), epoch
+        with workers.strategy.scope():
+            draw_for(model, epoch)
         model.optimizer.learning_rate = preset.rate(epoch)
         callbacks.on_epoch_begin(epoch)
         logs = {"learning_rate": preset.rate(epoch), **steps.run(batches, callbacks), **steps.evaluate(validation)}

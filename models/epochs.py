@@ -13,6 +13,7 @@ import pathlib
 import sys
 
 import keras
+import numpy as np
 
 
 class Backup(keras.callbacks.Callback):
@@ -45,7 +46,7 @@ class Backup(keras.callbacks.Callback):
 
 
 class TellEpoch(keras.callbacks.Callback):
-    """Tells batches which epoch it is."""
+    """Tells batches, and dropout, which epoch it is."""
 
     def __init__(self, batches):
         super().__init__()
@@ -53,6 +54,16 @@ class TellEpoch(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self._batches.epoch = epoch
+        draw_for(self.model, epoch)
+
+
+def draw_for(model, epoch):
+    """Lets dropout draw what it draws in that epoch: its seeds are in no file that Keras writes."""
+    for variable in model.variables:
+        if variable.name == "seed_generator_state":
+            state = keras.ops.convert_to_numpy(variable)
+            state = np.array([state[0], epoch * 2**20 % 2**32], state.dtype)  # seed, and number of the draw
+            variable.assign(state)
 
 
 def restored_epochs(model, steps_per_epoch, callbacks):

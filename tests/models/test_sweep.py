@@ -134,7 +134,7 @@ def test_models_that_choose_their_blocks(data, tmp_path, monkeypatch):
 
 
 def test_speech_by_its_error_rate(tmp_path, monkeypatch):
-    monkeypatch.setitem(speech_network.PRESETS, "small", tiny_preset(epochs=2, units=16))
+    monkeypatch.setitem(speech_network.PRESETS, "small", tiny_preset(epochs=4))
     data, out = write_tree(tmp_path / "speech"), tmp_path / "out"
     arguments = [
         "--model",
@@ -189,7 +189,7 @@ def test_images_by_their_accuracy(tmp_path, monkeypatch):
 
     monkeypatch.setattr(mobilenet, "mobilenet", small)
     out, arguments = tmp_path / "out", ["--model", "mobilenet", "--methods", "block_agp", "small_dense"]
-    arguments += ["--sparsities", "0.5", "--block-shapes", "4", "--set", "epochs=2"]
+    arguments += ["--sparsities", "0.5", "--block-shapes", "4", "--set", "epochs=4"]
     rows = swept(images_in(tmp_path / "images"), out, *arguments)
     dense, pruned = rows["dense-seed0"], rows["block_agp-0.5-4x4-seed0"]
     assert dense["units"] == "16" and int(rows["small_dense-0.5-seed0"]["units"]) < 16
