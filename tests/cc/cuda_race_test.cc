@@ -42,9 +42,20 @@ void AddProducts(const Numeric& numeric, int64_t height, int64_t width, int64_t 
                    }});
 }
 
-void AddDynamic(int64_t height, int64_t width, int64_t in, int64_t out, int64_t batch, double share) {
-  cases.push_back({"chosen blocks of " + std::to_string(height) + "x" + std::to_string(width),
-                   [=] { CheckDynamic(Emulation(), MakeDynamicProblem(in, out, height, width, batch, share)); }});
+// One of the products with chosen blocks, by the kernel that it is for.
+void AddDynamic(Role role, int64_t height, int64_t width, int64_t in, int64_t out, int64_t batch, double share) {
+  const std::string name = "chosen blocks of " + std::to_string(height) + "x" + std::to_string(width);
+  cases.push_back({name, [=] {
+                     const DynamicProblem p = MakeDynamicProblem(in, out, height, width, batch, share);
+                     const Gradients expected = ExpectedGradients(p);
+                     if (role == Role::kDynamicProduct) {
+                       Compare(name + " y", EmulatedDynamic(Emulation(), p, false), ExpectedProduct(p));
+                     } else if (role == Role::kDynamicGates) {
+                       Compare(name + " dgates", EmulatedDynamicGates(Emulation(), p), expected.dgates);
+                     } else {
+                       Compare(name + " dblocks", EmulatedDynamicGrad(Emulation(), p), expected.dblocks);
+                     }
+                   }});
 }
 
 void MakeCases() {
@@ -65,11 +76,12 @@ void MakeCases() {
   AddProducts(f32, 12, 2, 24, 20, 40);
   AddProducts(f32, 1, 16, 18, 32, 40);
   // More blocks in a line than there are threads, more examples, and more of them that chose a block than a slice has.
-  AddDynamic(2, 2, 300, 2, 1, 0.9);
-  AddDynamic(2, 2, 300, 2, 3, 0.9);
-  AddDynamic(4, 4, 8, 4, 70, 0.7);
-  AddDynamic(16, 16, 16, 16, 140, 1.0);
-  AddDynamic(64, 64, 64, 64, 40, 1.0);
+  AddDynamic(Role::kDynamicProduct, 2, 2, 300, 2, 1, 0.9);
+  AddDynamic(Role::kDynamicProduct, 2, 2, 300, 2, 3, 0.9);
+  AddDynamic(Role::kDynamicGates, 4, 4, 8, 4, 2, 1.0);
+  AddDynamic(Role::kDynamicGrad, 4, 4, 4, 4, 140, 0.7);
+  AddDynamic(Role::kDynamicGrad, 16, 16, 16, 16, 140, 1.0);
+  AddDynamic(Role::kDynamicGrad, 64, 64, 64, 64, 140, 1.0);
   cases.push_back({"the choice", [] { CheckChoice(Emulation(), RandomIntegers(600, 3), 1, 300); }});
 }
 

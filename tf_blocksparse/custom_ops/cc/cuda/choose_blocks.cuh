@@ -27,10 +27,11 @@ struct ChooseBlocks {
     int equal;
   };
 
-  // In the order of max(score, 0); NaN is larger than any number.
+  // In the order of max(score, 0), to the last bit; NaN is larger than any number.
   static DEVICE unsigned Key(float score) {
-    if (score != score) return 0x7fffffffu;
-    return score > 0.0f ? __float_as_uint(score) : 0u;
+    const unsigned bits = __float_as_uint(score);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fffffffu;
+    return bits >> 31 ? 0u : bits;
   }
 
   static DEVICE Threshold Find(const ChooseArgs& args, const float* scores, Shared& shared) {

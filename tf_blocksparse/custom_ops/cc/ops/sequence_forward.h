@@ -51,7 +51,8 @@ class SequenceForward : public tensorflow::OpKernel {
  private:
   void ReadInputs(SequenceCall* call, Sequence* sequence, SequenceInputs* inputs,
                   SequenceIndices<Index>* indices) {
-    const tensorflow::Tensor* x = call->Input("x", {-1, -1, -1}, sequence->time_major ? "[time, batch, in]" : "[batch, time, in]");
+    const tensorflow::Tensor* x =
+        call->Input("x", {-1, -1, -1}, sequence->time_major ? "[time, batch, in]" : "[batch, time, in]");
     const tensorflow::Tensor* h = call->Input("h0", {-1, -1}, "[batch, units]");
     if (!call->ok()) return;
     sequence->batch = x->dim_size(sequence->time_major ? 1 : 0);
@@ -84,11 +85,13 @@ class SequenceForward : public tensorflow::OpKernel {
     if (call->ok()) call->Require(InvalidIf(CheckSequence(*sequence)));
   }
 
-  absl::Status AllocateOutputs(tensorflow::OpKernelContext* context, const Sequence& sequence, SequenceOutputs* outputs) const {
+  absl::Status AllocateOutputs(tensorflow::OpKernelContext* context, const Sequence& sequence,
+                               SequenceOutputs* outputs) const {
     const tensorflow::TensorShape state({sequence.batch, sequence.units()});
     int index = 0;
     const auto saved = [&](int64_t features, float** data) {
-      TF_RETURN_IF_ERROR(AllocateNext(context, save_ ? TimeShape(sequence, features) : tensorflow::TensorShape({0}), &index, data));
+      const tensorflow::TensorShape shape = save_ ? TimeShape(sequence, features) : tensorflow::TensorShape({0});
+      TF_RETURN_IF_ERROR(AllocateNext(context, shape, &index, data));
       if (!save_) *data = nullptr;
       return absl::OkStatus();
     };
