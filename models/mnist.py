@@ -70,8 +70,6 @@ def network(preset, kind, features=784, classes=CLASSES):
     # Blocks of 128 do not divide 784 pixels, and few of them would see a part of the image only.
     hidden = layers.Dense(preset.units, "relu", kernel_initializer=start(), name="pixels")(inputs)
     for number in range(1, preset.depth + 1):
-        # What all images have in common would open the same gates for all: ReLU leaves much of it, this takes it out.
-        hidden = layers.BatchNormalization(name=f"normalization_{number}")(hidden)
         hidden = hidden_layer(preset, kind, f"hidden_{number}")(hidden)
     return keras.Model(inputs, layers.Dense(classes, name="logits")(hidden), name=f"mnist_{kind}")
 
@@ -79,6 +77,26 @@ def network(preset, kind, features=784, classes=CLASSES):
 def start():
     """Initializer of the kernels: that of PyTorch, the authors' framework."""
     return keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+
+
+@keras.saving.register_keras_serializable("models")
+class CentredUniform(keras.initializers.Initializer):
+    """Uniform values of a variance of `scale / inputs`, less their mean for each output.
+
+    What all inputs have in common then moves no gate. Outputs of ReLU have much in common: at first 78 % of the gates
+    of the paper's network depend on the image, against 58 % if the mean is left in.
+    """
+
+    def __init__(self, scale, seed=None):
+        self.scale = scale
+        self.seed = seed
+
+    def __call__(self, shape, dtype=None):
+        values = keras.initializers.VarianceScaling(self.scale, "fan_in", "uniform", self.seed)(shape, dtype=dtype)
+        return values - keras.ops.mean(values, axis=0, keepdims=True)
+
+    def get_config(self):
+        return {"scale": self.scale, "seed": self.seed}
 
 
 def hidden_layer(preset, kind, name):
@@ -90,7 +108,7 @@ def hidden_layer(preset, kind, name):
         block_shape=preset.block_shape,
         sparsity=preset.sparsity,
         # Gates do not change when the gate's weights are scaled: the larger these are, the slower they turn.
-        gate_kernel_initializer=keras.initializers.VarianceScaling(preset.gate_scale, "fan_in", "uniform"),
+        gate_kernel_initializer=CentredUniform(preset.gate_scale),
         gate_bias_initializer="zeros",
         **settings,
     )

@@ -75,7 +75,7 @@ def test_their_gradually_pruned_twins(name, tmp_path):
 def test_digits(tmp_path):
     preset = mnist.PRESETS["paper"]
     model, dense = (mnist.network(preset, kind) for kind in ("dynamic", "dense"))
-    assert [m.count_params() / 1e6 for m in (dense, model)] == pytest.approx([6.08, 6.41], abs=0.01)
+    assert [m.count_params() / 1e6 for m in (dense, model)] == pytest.approx([6.06, 6.39], abs=0.01)
     mnist.compile_model(model, preset, steps=1000)
     images = np.random.default_rng(0).normal(size=(128, 784)).astype("float32")
     assert np.isfinite(model.train_on_batch(images, np.arange(128) % 10, return_dict=True)["loss"])
