@@ -1,7 +1,7 @@
 // Every CUDA kernel that shares memory between threads, on tiny products, under ThreadSanitizer: the threads of a block
 // are threads of the system, and two accesses that no barrier orders are an error.
 //
-// Then the same without one of the barriers, for each in turn: that is to be an error too, or the barrier is one too many.
+// Then the same without one of the barriers, for each in turn: that is to be noticed, or the barrier is one too many.
 //
 //   cuda_race_test                    # all of it
 //   cuda_race_test CASE FILE LINE     # one case without the barrier there
@@ -98,26 +98,27 @@ std::map<Site, std::vector<std::pair<double, size_t>>> RunAll() {
   return users;
 }
 
-// Whether a process that runs the case without the barrier reports a race.
-bool Races(const char* self, size_t number, const Site& site) {
+// Whether a process that runs the case without the barrier fails: by a race that is reported, or a wrong result.
+bool IsNoticed(const char* self, size_t number, const Site& site) {
   const std::string command = std::string("'") + self + "' " + std::to_string(number) + " '" + site.first + "' " +
                               std::to_string(site.second) + " 2>&1";
   FILE* output = popen(command.c_str(), "r");
   if (output == nullptr) return false;
-  std::string text;
   char part[4096];
-  while (const size_t read = std::fread(part, 1, sizeof(part), output)) text.append(part, read);
-  return pclose(output) != 0 && text.find("data race") != std::string::npos;
+  while (std::fread(part, 1, sizeof(part), output) > 0) {
+  }
+  return pclose(output) != 0;
 }
 
-// In the fastest of the cases that reach it, of which one is to show it.
+// In the fastest of the cases that reach it, of which one is to show it; ThreadSanitizer does not see every race.
 void WithoutEachBarrier(const char* self, std::map<Site, std::vector<std::pair<double, size_t>>> users) {
-  constexpr size_t kCases = 3;
+  constexpr size_t kCases = 3, kTimes = 3;
   for (auto& [site, found] : users) {
     std::sort(found.begin(), found.end());
-    bool races = false;
-    for (size_t i = 0; i < std::min(kCases, found.size()) && !races; ++i) races = Races(self, found[i].second, site);
-    CHECK_TRUE(races, "nothing is noticed without the barrier at " + site.first + ":" + std::to_string(site.second));
+    const size_t tried = std::min(kCases, found.size());
+    bool noticed = false;
+    for (size_t i = 0; i < kTimes * tried && !noticed; ++i) noticed = IsNoticed(self, found[i % tried].second, site);
+    CHECK_TRUE(noticed, "nothing is noticed without the barrier at " + site.first + ":" + std::to_string(site.second));
   }
   CHECK_TRUE(users.size() >= 20, "only " + std::to_string(users.size()) + " barriers were found");
 }
@@ -144,7 +145,7 @@ int main(int argc, char** argv) {
   if (argc == 4) {
     cuda_emulator::left_out = {argv[2], std::atoi(argv[3])};
     cases.at(std::atoi(argv[1])).run();
-    return 0;
+    return Finish();
   }
   const auto users = RunAll();
   EveryKernelRan();
