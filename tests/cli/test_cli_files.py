@@ -10,8 +10,8 @@ from helpers import run_python
 LAYERS = """
 import keras
 
-@keras.saving.register_keras_serializable("mine")
-class Scale(keras.layers.Layer):
+@keras.saving.register_keras_serializable("cli_files")
+class Doubled(keras.layers.Layer):
     def call(self, x):
         return 2.0 * x
 """
@@ -71,15 +71,15 @@ def test_names_of_outputs(files, tmp_path):
 
 
 def test_custom_layers_come_from_the_users_module(tmp_path):
-    (tmp_path / "my_layers.py").write_text(LAYERS)
-    save = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import keras, my_layers\n" + (
-        f"keras.Sequential([keras.Input((8,)), keras.layers.Dense(8, name='d'), my_layers.Scale()])"
+    (tmp_path / "doubling.py").write_text(LAYERS)
+    save = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import keras, doubling\n" + (
+        f"keras.Sequential([keras.Input((8,)), keras.layers.Dense(8, name='d'), doubling.Doubled()])"
         f".save({str(tmp_path / 'm.keras')!r})"
     )
     run_python(save)
     line = error_of("inspect", tmp_path / "m.keras")
-    assert "Scale" in line and "--import MODULE" in line
-    status, out, err = run("inspect", tmp_path / "m.keras", "--import", tmp_path / "my_layers.py")
+    assert "Doubled" in line and "--import MODULE" in line
+    status, out, err = run("inspect", tmp_path / "m.keras", "--import", tmp_path / "doubling.py")
     assert status == 0, err
     assert "d/kernel" in out
     line = error_of("inspect", tmp_path / "m.keras", "--import", "no_such_module_here", status=2)

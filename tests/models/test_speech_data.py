@@ -170,7 +170,7 @@ def test_the_epoch_decides_the_batches(tmp_path):
     batches = Batches(corpus, corpus.utterances, 8, seed=5, time_mask=3)
     orders, contents = {}, {}
     for epoch in (0, 1, 2, 1):
-        batches.begin(epoch)
+        batches.epoch = epoch
         names = [[u.name for u in batch] for batch in batches.order()]
         arrays = [(x.numpy(), n.numpy(), y.numpy()) for (x, n), y in batches.dataset()]
         assert sorted(sum(names, [])) == sorted(u.name for u in corpus.utterances)
