@@ -7,6 +7,7 @@ from keras import ops
 
 from tf_blocksparse.blocks import BlockGrid
 from tf_blocksparse.layers.dynamic_matrix import DynamicMatrix, from_stored_blocks, to_stored_blocks
+from tf_blocksparse.layers.low_precision_weight import add_rounded_weight
 from tf_blocksparse.layers.storage_dtype import is_trainable
 from tf_blocksparse.quantize import quantize_grid
 
@@ -28,21 +29,11 @@ class LowPrecisionDynamicMatrix(DynamicMatrix):
         self.gate.trainable = False
         self.storage_dtype = layer.storage_dtype
         initial = functools.cache(lambda: self._quantize(initializer(self.grid.shape, dtype="float32")))
-
-        def add_weight(part, shape, dtype, name):
-            return layer.add_weight(
-                shape=shape,
-                initializer=lambda shape, dtype=None: ops.convert_to_tensor(initial()[part], dtype=dtype),
-                dtype=dtype,
-                autocast=False,
-                trainable=False,
-                name=name,
-            )
-
-        count = self.grid.num_blocks
-        blocks = add_weight(0, (count, *self.grid.block_shape), self.storage_dtype, self.name)
-        is_scaled = self.storage_dtype == "int8"
-        self.scales = add_weight(1, (count,), "float32", f"{self.name}_scales") if is_scaled else None
+        shape = (self.grid.num_blocks, *self.grid.block_shape)
+        blocks = add_rounded_weight(layer, lambda: initial()[0], shape, self.storage_dtype, self.name)
+        self.scales = None
+        if self.storage_dtype == "int8":
+            self.scales = add_rounded_weight(layer, lambda: initial()[1], shape[:1], "float32", f"{self.name}_scales")
         return blocks
 
     def to_matrix(self):

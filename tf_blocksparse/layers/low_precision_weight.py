@@ -37,21 +37,14 @@ class LowPrecisionBlockSparseWeight(BlockSparseWeight):
         height, width = self.grid.block_shape
         p = ROWS_PER_WORD[self.storage_dtype]
 
-        def add_weight(part, shape, dtype, name):
-            return layer.add_weight(
-                shape=shape,
-                initializer=lambda shape, dtype=None: ops.convert_to_tensor(quantized()[part], dtype=dtype),
-                dtype=dtype,
-                autocast=False,
-                trainable=False,
-                name=name,
-            )
-
-        self.blocks = add_weight(0, (num_blocks, -(-height // p), width, p), self.storage_dtype, self.name)
+        shape = (num_blocks, -(-height // p), width, p)
+        self.blocks = add_rounded_weight(layer, lambda: quantized()[0], shape, self.storage_dtype, self.name)
         if self.storage_dtype != "int8":
             self.scales = None
             return (self.blocks,)
-        self.scales = add_weight(1, self.grid.shape[1:], "float32", f"{self.name}_scales")
+        self.scales = add_rounded_weight(
+            layer, lambda: quantized()[1], self.grid.shape[1:], "float32", f"{self.name}_scales"
+        )
         return self.blocks, self.scales
 
     def _quantize(self, matrix):
@@ -92,3 +85,15 @@ class LowPrecisionBlockSparseWeight(BlockSparseWeight):
 
     def _scales(self):
         return np.zeros([0], "float32") if self.scales is None else self.scales
+
+
+def add_rounded_weight(layer, initial, shape, dtype, name):
+    """Adds a weight that is not trained to a layer; `initial()` is the NumPy array that it starts from."""
+    return layer.add_weight(
+        shape=shape,
+        initializer=lambda shape, dtype=None: ops.convert_to_tensor(initial(), dtype=dtype),
+        dtype=dtype,
+        autocast=False,
+        trainable=False,
+        name=name,
+    )
