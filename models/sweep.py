@@ -43,7 +43,7 @@ import tf_blocksparse as bs
 from models import runs, sweep_figures
 from models.epochs import Backup
 from models.sweep_grid import Cell, by, command, grid, parse
-from models.sweep_methods import METHODS, SINGLE, Steps, prune, rising_sparsity
+from models.sweep_methods import METHODS, SINGLE, prune, rising_sparsity, steps_of
 from models.sweep_tables import CurveLog, Seconds, Table
 
 COLUMNS = {
@@ -62,7 +62,7 @@ class Sweep:
         if not hasattr(module, "sweep_task"):
             raise ValueError(f"{module.__name__} has no function sweep_task(data, preset, settings): see models.sweep.")
         self.task = module.sweep_task(options.data, options.preset, dict(options.set))
-        self.steps = Steps.of(self.task.epochs, self.task.steps_per_epoch)
+        self.steps = steps_of(self.task.epochs, self.task.steps_per_epoch)
         self.cells = grid(options)
         self._widths = {}  # target -> of the dense model as small as one pruned to it
         self._check_methods()

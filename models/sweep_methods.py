@@ -24,6 +24,7 @@ import dataclasses
 import keras
 
 import tf_blocksparse as bs
+from models.threshold_ramps import Steps, ramp
 
 KINDS = ("recurrent", "linear", "embedding", "convolution")  # weights of a kind share thresholds ([BSR] 3.1)
 SINGLE = (1, 1)
@@ -75,33 +76,22 @@ PENALTIES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Steps:
-    """Steps of a schedule: those of [BSR] Table 1, in a run of less than ten epochs a tenth of it for the first epoch.
+def steps_of(epochs, steps_per_epoch):
+    """The `Steps` for a training of so many epochs: those of [BSR] Table 1.
 
-    Attributes:
-        begin, ramp, end: optimizer steps: where pruning starts, gets steeper, and ends.
-        total: of the training.
-        frequency: steps between updates.
+    In a run of less than ten epochs a tenth of it stands for the first epoch.
+
+    Raises:
+        ValueError: if it is too short for any.
     """
-
-    begin: int
-    ramp: int
-    end: int
-    total: int
-    frequency: int
-
-    @classmethod
-    def of(cls, epochs, steps_per_epoch):
-        """The steps for a training of so many epochs; raises `ValueError` if it is too short for any."""
-        total = epochs * steps_per_epoch
-        begin, ramp, end = min(steps_per_epoch, total // 10), round(0.2 * total), round(0.4 * total)
-        if not 0 < begin < end:
-            raise ValueError(
-                f"{epochs} epochs of {steps_per_epoch} steps are too few to prune in: the schedules of the sweep need "
-                "10 steps at least. Give more epochs or more data."
-            )
-        return cls(begin, ramp, end, total, min(100, max(1, (end - begin) // 20)))
+    total = epochs * steps_per_epoch
+    begin, ramp_step, end = min(steps_per_epoch, total // 10), round(0.2 * total), round(0.4 * total)
+    if not 0 < begin < end:
+        raise ValueError(
+            f"{epochs} epochs of {steps_per_epoch} steps are too few to prune in: the schedules of the sweep need "
+            "10 steps at least. Give more epochs or more data."
+        )
+    return Steps(begin, ramp_step, end, total, min(100, max(1, (end - begin) // 20)))
 
 
 def prune(model, name, target, block_shape, factor, steps, include=None, dense=None):
@@ -141,19 +131,7 @@ def ramps(dense, target, block_shape, steps):
     found = {}
     for kind in KINDS:
         try:
-            found[kind] = bs.ThresholdRamp.for_model(
-                dense,
-                target,
-                block_shape,
-                epochs=1,
-                steps_per_epoch=steps.total,
-                frequency=steps.frequency,
-                kind=kind,
-                begin_step=steps.begin,
-                ramp_step=steps.ramp,
-                end_step=steps.end,
-                hit_target=True,
-            )
+            found[kind] = ramp(dense, target, block_shape, steps, kind, hit_target=True)
         except ValueError as error:
             if "No built, prunable weight" not in str(error):
                 raise

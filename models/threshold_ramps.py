@@ -9,7 +9,7 @@ import tf_blocksparse as bs
 
 
 @dataclasses.dataclass(frozen=True)
-class PlannedSteps:
+class Steps:
     """Optimizer steps of a schedule.
 
     Attributes:
@@ -43,7 +43,7 @@ def planned_steps(options, epochs, steps_per_epoch):
             f"Blocks would go from step {begin}, with a ramp faster from {ramp}, to {end}, of {total}. Steps must "
             "follow in this order. Give --epochs, or --begin-step, --ramp-step and --end-step."
         )
-    return PlannedSteps(begin, ramp, end, total, frequency)
+    return Steps(begin, ramp, end, total, frequency)
 
 
 def planned_ramp(options, steps):
@@ -51,29 +51,35 @@ def planned_ramp(options, steps):
     return bs.ThresholdRamp(steps.begin, steps.ramp, steps.end, 1.0, 1.5, steps.frequency, options.target)
 
 
-def ramps(dense, options, steps, kinds, hit_target=False):
-    """Schedules of the kinds of weights, with slopes from a dense model (Equations 1 and 2): dict.
+def ramp(dense, target, block_shape, steps, kind, hit_target=False):
+    """The schedule of a kind of weights, with slopes from a dense model (Equations 1 and 2).
 
     Args:
         dense: the trained model.
-        options: of the command line: `target` and `block_shape`.
-        steps: `PlannedSteps`.
-        kinds: names such as `"recurrent"`.
+        target: float, the sparsity.
+        block_shape: `(height, width)`.
+        steps: `Steps`.
+        kind: such as `"recurrent"`.
         hit_target: bool, as of `tf_blocksparse.ThresholdRamp`.
+
+    Raises:
+        ValueError: as `tf_blocksparse.ThresholdRamp.for_model`.
     """
-    return {
-        kind: bs.ThresholdRamp.for_model(
-            dense,
-            options.target,
-            options.block_shape,
-            epochs=1,
-            steps_per_epoch=steps.total,
-            frequency=steps.frequency,
-            kind=kind,
-            hit_target=hit_target,
-            begin_step=steps.begin,
-            ramp_step=steps.ramp,
-            end_step=steps.end,
-        )
-        for kind in kinds
-    }
+    return bs.ThresholdRamp.for_model(
+        dense,
+        target,
+        block_shape,
+        epochs=1,
+        steps_per_epoch=steps.total,
+        frequency=steps.frequency,
+        kind=kind,
+        hit_target=hit_target,
+        begin_step=steps.begin,
+        ramp_step=steps.ramp,
+        end_step=steps.end,
+    )
+
+
+def ramps(dense, options, steps, kinds, hit_target=False):
+    """The schedules of kinds of weights, of which the command line says target and block shape: dict."""
+    return {kind: ramp(dense, options.target, options.block_shape, steps, kind, hit_target) for kind in kinds}

@@ -10,8 +10,9 @@ import tf_blocksparse as bs
 from killed_runs import epochs_begun, killed_in_epoch
 from models import digit_data, dynamic_lm, mnist, mobilenet, speech_network, sweep, sweep_figures, word_lm
 from models.sweep_grid import command, grid, parse
-from models.sweep_methods import METHODS, Steps, prune
+from models.sweep_methods import METHODS, prune, steps_of
 from models.sweep_tables import Table, read
+from models.threshold_ramps import Steps
 from speech_cases import tiny_preset, write_tree
 
 CUT = {"units": 16, "batch_size": 4, "num_steps": 5, "epochs": 3, "full_rate_epochs": 3, "cut": (30, 600)}
@@ -100,7 +101,7 @@ def network():
 
 @pytest.mark.parametrize("name", PENALTIES)
 def test_methods_reach_the_target_and_press_when_they_should(name):
-    method, steps, shape = METHODS[name], Steps.of(5, 10), (4, 4) if METHODS[name].in_blocks else (1, 1)
+    method, steps, shape = METHODS[name], steps_of(5, 10), (4, 4) if METHODS[name].in_blocks else (1, 1)
     model, factor = network(), 0.01 if METHODS[name].penalty else None
     prune(model, name, 0.75, shape, factor, steps, dense=network())
     model.compile(keras.optimizers.SGD(0.01), "mse")
@@ -320,8 +321,8 @@ def test_a_table_is_replaced_by_run(tmp_path):
 
 
 def test_steps_are_those_of_table_1():
-    assert Steps.of(25, 2700) == Steps(begin=2700, ramp=13500, end=27000, total=67500, frequency=100)
-    assert Steps.of(5, 100).begin == 50  # a short run begins before its first epoch ends
+    assert steps_of(25, 2700) == Steps(begin=2700, ramp=13500, end=27000, total=67500, frequency=100)
+    assert steps_of(5, 100).begin == 50  # a short run begins before its first epoch ends
 
 
 @pytest.mark.parametrize(
